@@ -1,0 +1,104 @@
+"""The flow `relax-campaign`: the campaign of `slurm.run`, each arrow as a Prefect task, its progress as artifacts.
+
+Prefect is a view. Files are the truth: a second run of the flow finds nothing to do, and a run whose server went away leaves a
+campaign that `campaign resume` finishes. Nothing on a compute node talks to Prefect.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal, TypeVar
+from uuid import UUID
+
+from campaign.progress import Progress
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+
+from campaign.errors import CampaignError
+from campaign.spec import CampaignSpec, read_spec
+from slurm.run import CampaignResult, resume_campaign, start_campaign
+
+T = TypeVar("T")
+
+UPDATE_INTERVAL_S = 5.0
+"""Shortest time between two updates of the progress artifact: each one is a write to the server's database."""
+
+
+def prefect_step(name: str, arrow: Callable[[], T]) -> T:
+    """Call one arrow as a Prefect task of that name. Arrows are idempotent, so a crash of the server or worker loses nothing."""
+    return task(arrow, name=name, cache_policy=NO_CACHE, persist_result=False)()
+
+
+class ArtifactObserver:
+    """Shows the share of inputs that have an outcome as a progress artifact of the flow run."""
+
+    def __init__(self) -> None:
+        self._log = get_run_logger()
+        self._artifact: UUID | None = None
+        self._next_update = 0.0
+
+    def started(self, arrow: str) -> None:
+        """Log the arrow; make the artifact when the first one begins."""
+        self._log.info("%s", arrow)
+        if self._artifact is None:
+            artifact = create_progress_artifact(progress=0.0, key="relaxation-progress", description="inputs that have an outcome, %")
+            self._artifact = artifact if isinstance(artifact, UUID) else None
+
+    def ingested(self, n_done: int, n_total: int | None) -> None:
+        """Ingest is short; its task shows it."""
+
+    def progress(self, progress: Progress) -> None:
+        """Update the artifact, at most every few seconds."""
+        now = time.monotonic()
+        if self._artifact is None or (now < self._next_update and progress.n_left):
+            return
+        self._next_update = now + UPDATE_INTERVAL_S
+        update_progress_artifact(artifact_id=self._artifact, progress=100.0 * progress.n_done / max(progress.n_inputs, 1))
+
+    def finished(self, arrow: str, seconds: float) -> None:
+        """Log the time of an arrow."""
+        self._log.info("%s took %.1f s", arrow, seconds)
+
+
+@flow(name="relax-campaign", log_prints=False, persist_result=False)
+def relax_campaign(spec: str, executor: Literal["local", "slurm", "debug"] | None = None) -> None:
+    """Relax all inputs of a spec, or what is left of them.
+
+    Args:
+        spec: path of a campaign.toml, readable where the worker runs.
+        executor: replaces `execution.executor` of the spec; each deployment sets its own.
+
+    Raises:
+        CampaignError: inputs are left without an outcome, or the store does not verify.
+    """
+    observer = ArtifactObserver()
+    parsed = _with_executor(read_spec(spec), executor)
+    if parsed.paths.spec.exists():
+        result = resume_campaign(parsed.paths, observer, prefect_step)
+    else:
+        result = start_campaign(parsed, observer, prefect_step)
+    observer.progress(result.progress)
+    _publish(result)
+    if not result.complete:
+        raise CampaignError(
+            f"{result.paths.root}: {result.progress.n_left} of {result.progress.n_inputs} inputs have no outcome, "
+            "or the store did not verify. See the report; `campaign resume` goes on."
+        )
+
+
+def _with_executor(spec: CampaignSpec, executor: Literal["local", "slurm", "debug"] | None) -> CampaignSpec:
+    if executor is None:
+        return spec
+    return spec.model_copy(update={"execution": spec.execution.model_copy(update={"executor": executor})})
+
+
+def _publish(result: CampaignResult) -> None:
+    create_table_artifact(
+        key="outcomes",
+        table=[{"outcome": name, "structures": count} for name, count in result.progress.outcomes.items()],
+        description="what became of the inputs",
+    )
+    lines = [f"- `{path}`" for path in (result.paths.store, result.report) if path.exists()]
+    create_markdown_artifact(key="results", markdown="\n".join(["Results:", *lines]), description="where the results lie")

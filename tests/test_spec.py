@@ -1,0 +1,95 @@
+"""The spec: what is legal, what is refused and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from campaign.errors import SpecError, UnknownKeyError
+from campaign.spec import PRESETS, freeze_spec, parse_spec, read_spec
+from campaign.spec_template import TEMPLATE, create_template
+
+SMALL = """
+[campaign]
+name = "x"
+directory = "runs/x"
+[inputs]
+paths = ["a.xyz"]
+[model]
+name = "lj"
+"""
+
+
+def test_template_is_a_legal_spec(tmp_path: Path) -> None:
+    spec = parse_spec(TEMPLATE, tmp_path)
+    assert spec.model.name == "emt"
+    assert spec.relax.fmax_ev_per_ang == PRESETS["matbench"]["fmax_ev_per_ang"]
+
+
+def test_template_is_never_overwritten(tmp_path: Path) -> None:
+    create_template(tmp_path / "campaign.toml")
+    with pytest.raises(SpecError, match="exists and is not overwritten"):
+        create_template(tmp_path / "campaign.toml")
+
+
+def test_paths_are_relative_to_the_spec(tmp_path: Path) -> None:
+    spec = parse_spec(SMALL, tmp_path)
+    assert spec.campaign.directory == str(tmp_path / "runs/x")
+    assert spec.inputs.paths == (str(tmp_path / "a.xyz"),)
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_preset_fills_what_is_not_given(tmp_path: Path, preset: str) -> None:
+    spec = parse_spec(SMALL + f'[relax]\npreset = "{preset}"\nmax_steps = 7\n', tmp_path)
+    assert spec.relax.max_steps == 7
+    assert spec.relax.fmax_ev_per_ang == PRESETS[preset]["fmax_ev_per_ang"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seen", "nearest"),
+    [
+        ("[relax]\nfmax = 0.1\n", "relax.fmax", "relax.fmax_ev_per_ang"),
+        ("[relax]\nmaxsteps = 3\n", "relax.maxsteps", "relax.max_steps"),
+        ('[execution.slurm]\npartiton = "a"\n', "execution.slurm.partiton", "execution.slurm.partition"),
+        ("[excution]\narray_tasks = 2\n", "excution", "execution"),
+    ],
+)
+def test_unknown_key_names_the_nearest(tmp_path: Path, text: str, seen: str, nearest: str) -> None:
+    with pytest.raises(UnknownKeyError) as caught:
+        parse_spec(SMALL + text, tmp_path, "my.toml")
+    assert caught.value.exit_code == 2
+    for part in ("my.toml", repr(seen), repr(nearest), "Correct or remove"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("[relax]\nmax_steps = -1\n", ("relax.max_steps", "greater than or equal to 0", "-1")),
+        ('[relax]\ncell = "open"\n', ("relax.cell", "'fixed_volume'", "'open'")),
+        ('[execution]\narray_tasks = "2"\n', ("execution.array_tasks", "integer", "'2'")),
+        ("[relax\n", ("not valid TOML",)),
+    ],
+)
+def test_illegal_value_says_what_is_allowed(tmp_path: Path, text: str, parts: tuple[str, ...]) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_spec(SMALL + text, tmp_path)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_missing_file_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="cannot read the spec"):
+        read_spec(tmp_path / "none.toml")
+
+
+def test_frozen_spec_reads_back_equal(tmp_path: Path) -> None:
+    hostile = tmp_path / "a 'quoted' \"folder\" é\\"
+    hostile.mkdir()
+    spec = parse_spec(SMALL, hostile)
+    spec.paths.root.mkdir(parents=True)
+    freeze_spec(spec)
+    assert read_spec(spec.paths.spec) == spec
+    with pytest.raises(FileExistsError):
+        freeze_spec(spec)
