@@ -100,7 +100,7 @@ def status(
 
 @app.command()
 def cancel(directory: Directory) -> None:
-    """Stop a campaign's jobs; what is committed stays, `resume` goes on."""
+    """Stop a campaign's jobs; what is finished is kept."""
     from slurm.cancel import cancel_campaign
 
     from campaign.paths import CampaignPaths
@@ -129,7 +129,7 @@ def verify(
     as_json: AsJson = False,
     recompute: Annotated[int, typer.Option(min=0, metavar="N", help="Evaluate N random structures again with ASE.")] = 0,
 ) -> None:
-    """Check every array and that each input is there exactly once; exit 1 if not."""
+    """Prove that each input is there exactly once."""
     from campaign.paths import CampaignPaths
     from campaign.verify import run_verify
 
@@ -191,7 +191,7 @@ def show(directory: Directory, system_id: Annotated[int, typer.Argument(metavar=
 
 @app.command()
 def doctor() -> None:
-    """Check that this machine can run campaigns, and say what to mend."""
+    """Check this machine, and say what to mend."""
     from slurm.doctor import run_checks
 
     from campaign.terminal import print_checks

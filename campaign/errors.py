@@ -9,10 +9,13 @@
     ├── InputError                 mend an input structure
     ├── MissingDependencyError     install something
     ├── ResourceError              ask for more memory, disk or time
-    │   └── SinkFullError              a sink has no room for what was written
+    │   ├── MissingDeviceError         a device was asked for that is not there
+    │   ├── SinkFullError              a sink has no room for what was written
+    │   └── NeighborListError          a cell so small or flat that its neighbour list would be endless
     ├── JobError                   look at the scheduler
     │   ├── SubmissionError            the job was not accepted
     │   └── LauncherError              the ranks of a job cannot work together
+    ├── IncompleteError            go on with the campaign: `campaign resume`
     ├── StoreError                 look at the files
     │   ├── StoreExistsError           create was asked for, something is there
     │   ├── StoreNotFoundError         open was asked for, nothing is there
@@ -21,7 +24,10 @@
     │   └── ModelMismatchError         shards of different models would be mixed
     └── ContractError              mend the code that calls us
         ├── HookError                  a hook that cannot be registered
+        │   └── HookFrequencyError         a frequency that is no positive integer
         ├── ArgumentError              a call was given a value that it does not take
+        ├── OperandError               a call was given something of the wrong type
+        ├── SamplerError               new systems were asked for without a sampler, or of an empty one
         ├── ModelOutputError           a model did not return what the dynamics needs
         ├── EmptySinkError             a read from a sink that holds nothing
         └── BatchError                 tensors of a batch that do not fit each other
@@ -98,10 +104,26 @@ class ResourceError(CampaignError):
     code = "resource"
 
 
+class MissingDeviceError(ResourceError, RuntimeError):
+    """A device was asked for that this machine does not have, or that cannot do what was asked."""
+
+    code = "resource.missing_device"
+
+
 class SinkFullError(ResourceError, RuntimeError):
     """A sink has no room for all systems of a write; nothing was written."""
 
     code = "resource.sink_full"
+
+
+class NeighborListError(ResourceError):
+    """The neighbour list of some systems would be endless or larger than memory; `systems` has their positions in the batch."""
+
+    code = "resource.neighbor_list"
+
+    def __init__(self, message: str, systems: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.systems = systems
 
 
 class JobError(CampaignError):
@@ -120,6 +142,12 @@ class LauncherError(JobError):
     """The processes of a job do not form the group of ranks that was asked for."""
 
     code = "job.launcher"
+
+
+class IncompleteError(CampaignError):
+    """Inputs have no outcome yet, and what was asked for needs all of them."""
+
+    code = "incomplete"
 
 
 class StoreError(CampaignError):
@@ -170,10 +198,28 @@ class HookError(ContractError, TypeError):
     code = "contract.hook"
 
 
+class HookFrequencyError(HookError, ValueError):
+    """A hook's frequency is no positive integer."""
+
+    code = "contract.hook_frequency"
+
+
 class ArgumentError(ContractError, ValueError):
     """A call was given a value that it does not take, such as a mask of the wrong length."""
 
     code = "contract.argument"
+
+
+class OperandError(ContractError, TypeError):
+    """A call was given something of a type that it cannot work with, such as a model that is no `BaseModelMixin`."""
+
+    code = "contract.operand"
+
+
+class SamplerError(ContractError, RuntimeError):
+    """New systems were asked for where no sampler is, or where it has none that fits."""
+
+    code = "contract.sampler"
 
 
 class ModelOutputError(ContractError, RuntimeError):

@@ -96,7 +96,23 @@ class CampaignPaths:
 
     def rank_record(self, name: ShardName) -> Path:
         """What a rank says about its run: times, steps, hardware."""
-        return self.round_jobs(name.round) / "ranks" / f"{Path(str(name)).stem}.json"
+        return self.rank_records(name.round) / f"{Path(str(name)).stem}.json"
+
+    def rank_records(self, round_: int) -> Path:
+        """Folder of all rank records of a round."""
+        return self.round_jobs(round_) / "ranks"
+
+    def job_record(self, round_: int, array_task: int, attempt: int) -> Path:
+        """What the job entry of one attempt of an array task says about itself."""
+        return self.job_records(round_) / f"{array_task:05d}-{attempt:03d}.json"
+
+    def job_records(self, round_: int) -> Path:
+        """Folder of all job records of a round."""
+        return self.round_jobs(round_) / "array_tasks"
+
+    def stop_request(self, round_: int, array_task: int, attempt: int) -> Path:
+        """Present while the ranks of one attempt of an array task are asked to leave."""
+        return self.claims(round_, array_task, attempt) / "stop"
 
     @property
     def shards(self) -> Path:
@@ -132,6 +148,11 @@ class CampaignPaths:
     def store_staging(self) -> Path:
         """The store while consolidation writes it; renamed to `store` when whole."""
         return self.root / "store.zarr.partial"
+
+    @property
+    def store_lock(self) -> Path:
+        """Locked by the one process that consolidates."""
+        return self.root / "store.zarr.lock"
 
     @property
     def trajectory(self) -> Path:

@@ -43,6 +43,7 @@ class InputsSection(_Section):
     """`[inputs]`: files, folders, globs (`**` too), ASE databases or stores."""
 
     paths: tuple[str, ...] = Field(min_length=1, strict=False, description="what to read, in this order; within one entry by name")
+    base: str = Field(".", min_length=1, description="folder that the names of sources are relative to; by default the spec's own")
 
 
 class ModelSection(_Section):
@@ -158,7 +159,9 @@ def parse_spec(text: str, folder: Path, source: str = "campaign.toml") -> Campai
         raise SpecError(_describe(error, source)) from None
     absolute = {
         "campaign": spec.campaign.model_copy(update={"directory": _resolve(spec.campaign.directory, folder)}),
-        "inputs": spec.inputs.model_copy(update={"paths": tuple(_resolve(path, folder) for path in spec.inputs.paths)}),
+        "inputs": spec.inputs.model_copy(
+            update={"paths": tuple(_resolve(path, folder) for path in spec.inputs.paths), "base": _resolve(spec.inputs.base, folder)}
+        ),
     }
     return spec.model_copy(update=absolute)
 
@@ -177,16 +180,20 @@ def read_spec(path: str | Path) -> CampaignSpec:
     return parse_spec(text, path.absolute().parent, str(path))
 
 
+def frozen_toml(spec: CampaignSpec) -> bytes:
+    """Return what `freeze_spec` writes: absolute paths, all defaults spelled out. Equal specs give equal bytes."""
+    import tomli_w
+
+    return tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True)).encode()
+
+
 def freeze_spec(spec: CampaignSpec) -> None:
     """Write the spec into its campaign directory, with absolute paths and all defaults spelled out.
 
     Raises:
         FileExistsError: there is one already; a frozen spec never changes.
     """
-    import tomli_w
-
-    values = spec.model_dump(mode="json", exclude_none=True)
-    create_whole(spec.paths.spec, tomli_w.dumps(values).encode())
+    create_whole(spec.paths.spec, frozen_toml(spec))
 
 
 def _resolve(path: str, folder: Path) -> str:

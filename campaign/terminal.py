@@ -147,7 +147,7 @@ def watch_progress(paths: CampaignPaths) -> None:
         while True:
             progress = read_progress(paths)
             observer.progress(progress)
-            if progress.state != "running":
+            if progress.state not in ("waiting", "running"):
                 return
             time.sleep(POLL_S)
 

@@ -65,7 +65,8 @@ def _model() -> Check:
     options = {"sigma": sigma, "epsilon": epsilon, "cutoff": 1000.0}
     model = create_model("lj", torch.float64, torch.device("cpu"), options)
     pair = AtomicData(
-        atomic_numbers=torch.tensor([18, 18]), positions=torch.tensor([[0.0, 0.0, 0.0], [2 ** (1 / 6) * sigma, 0.0, 0.0]], dtype=torch.float64)
+        atomic_numbers=torch.tensor([18, 18]),
+        positions=torch.tensor([[0.0, 0.0, 0.0], [2 ** (1 / 6) * sigma, 0.0, 0.0]], dtype=torch.float64),
     )
     energy = float(evaluate(model, Batch.from_data_list([pair]))["energy"])
     right = abs(energy + epsilon) < 1e-9
@@ -100,4 +101,11 @@ def _slurm() -> Check:
     return Check("slurm", done.returncode == 0, done.stdout.strip() or done.stderr.strip())
 
 
-_CHECKS: dict[str, Callable[[], Check]] = {"python": _python, "torch": _torch, "kernels": _model, "mpi": _mpi, "disk": _disk, "slurm": _slurm}
+_CHECKS: dict[str, Callable[[], Check]] = {
+    "python": _python,
+    "torch": _torch,
+    "kernels": _model,
+    "mpi": _mpi,
+    "disk": _disk,
+    "slurm": _slurm,
+}

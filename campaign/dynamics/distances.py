@@ -1,0 +1,192 @@
+# mypy: ignore-errors
+# The kernel below is written in Warp's language, whose types are values here; a Python type checker has nothing to say about it.
+"""The shortest distance of each system over the sum of the two covalent radii, periodic images included: a check on what comes out.
+
+All pairs and all images that can be shorter than the shortest found so far are looked at, without a neighbour list: it is done once per
+system, when it ends. An image with shift s lies at least (|s + f_k|) h_k away, with f_k the pair's fractional distance along k, wrapped to ±½,
+and h_k the spacing of the planes along k; so images beyond r/h_k + ½ need not be looked at, and small or skewed cells come out right.
+"""
+
+from functools import cache
+
+import torch
+import warp as wp
+from ase.data import covalent_radii
+from jaxtyping import Float
+from torch import Tensor
+
+from campaign.data import Batch
+from campaign.data.warp_interop import Precision, launch, precision_of
+
+__all__ = ["shortest_distance_ratio"]
+
+_MOST_IMAGES = wp.constant(200)
+
+
+def shortest_distance_ratio(batch: Batch) -> Float[Tensor, "N 1"]:
+    """Return the ratio per system; NaN for a lone atom without images, or where a position is not finite.
+
+    >>> import numpy as np
+    >>> h2 = Batch.from_arrays([2], {"positions": np.array([[0.0, 0, 0], [0, 0, 0.62]]), "atomic_numbers": np.array([1, 1])}, {})
+    >>> round(float(shortest_distance_ratio(h2)), 3)
+    1.0
+    """
+    positions = batch["positions"]
+    n, device, dtype = batch.num_graphs, batch.device, positions.dtype
+    radii = torch.as_tensor(covalent_radii, dtype=dtype, device=device)
+    cell = batch["cell"] if "cell" in batch else torch.zeros(n, 3, 3, dtype=dtype, device=device)
+    pbc = batch["pbc"] if "pbc" in batch else torch.zeros(n, 3, dtype=torch.bool, device=device)
+    numbers = batch["atomic_numbers"].clamp(0, len(radii) - 1)
+    ratio = torch.zeros(n, 1, dtype=dtype, device=device)
+    launch(_kernel(precision_of(dtype)), n, [batch.batch_ptr, positions, radii[numbers], cell, pbc, ratio], device)
+    return ratio
+
+
+@cache
+def _kernel(precision: Precision) -> wp.Kernel:
+    real, vec3, mat33 = precision.real, precision.vec3, precision.mat33
+    zero = real(0.0)
+    half = real(0.5)
+
+    @wp.func
+    def row(m: mat33, k: wp.int32) -> vec3:
+        return vec3(m[k, 0], m[k, 1], m[k, 2])
+
+    @wp.func
+    def reach(distance: real, spacing: real) -> wp.int32:
+        """Largest shift that can be nearer than `distance`."""
+        n = int(0)
+        if spacing > zero:
+            n = wp.min(int(wp.floor(wp.min(distance / spacing + half, real(1.0e6)))), _MOST_IMAGES)
+        return n
+
+    @wp.kernel(enable_backward=False, module="unique")
+    def shortest(
+        ptr: wp.array(dtype=wp.int32),
+        positions: wp.array(dtype=vec3),
+        radii: wp.array(dtype=real),
+        cell: wp.array(dtype=mat33),
+        pbc: wp.array2d(dtype=wp.bool),
+        ratio: wp.array2d(dtype=real),
+    ):
+        s = wp.tid()
+        a = row(cell[s], 0)
+        b = row(cell[s], 1)
+        c = row(cell[s], 2)
+        along_a = pbc[s, 0] and wp.dot(a, a) > zero
+        along_b = pbc[s, 1] and wp.dot(b, b) > zero
+        along_c = pbc[s, 2] and wp.dot(c, c) > zero
+        # Directions that do not repeat get vectors across the others, so that every system has dual vectors.
+        x = vec3(real(1.0), zero, zero)
+        y = vec3(zero, real(1.0), zero)
+        z = vec3(zero, zero, real(1.0))
+        u = a
+        v = b
+        w = c
+        if not along_a:
+            u = vec3()
+        if not along_b:
+            v = vec3()
+        if not along_c:
+            w = vec3()
+        for turn in range(3):
+            known = vec3()
+            other = vec3()
+            if turn == 0 and not along_a:
+                known = v
+                other = w
+            if turn == 1 and not along_b:
+                known = w
+                other = u
+            if turn == 2 and not along_c:
+                known = u
+                other = v
+            missing = (turn == 0 and not along_a) or (turn == 1 and not along_b) or (turn == 2 and not along_c)
+            if missing:
+                made = wp.cross(known, other)
+                if wp.dot(made, made) == zero:
+                    only = known
+                    if wp.dot(only, only) == zero:
+                        only = other
+                    # Across the one vector that there is, or the axes if there is none.
+                    made = wp.cross(only, x)
+                    if wp.dot(wp.cross(only, y), wp.cross(only, y)) > wp.dot(made, made):
+                        made = wp.cross(only, y)
+                    if wp.dot(wp.cross(only, z), wp.cross(only, z)) > wp.dot(made, made):
+                        made = wp.cross(only, z)
+                    if wp.dot(made, made) == zero:
+                        made = x
+                        if turn == 1:
+                            made = y
+                        if turn == 2:
+                            made = z
+                made = wp.normalize(made)
+                if turn == 0:
+                    u = made
+                if turn == 1:
+                    v = made
+                if turn == 2:
+                    w = made
+        volume = wp.dot(u, wp.cross(v, w))
+        dual_u = wp.cross(v, w) / volume
+        dual_v = wp.cross(w, u) / volume
+        dual_w = wp.cross(u, v) / volume
+        h_u = zero
+        h_v = zero
+        h_w = zero
+        if along_a:
+            h_u = real(1.0) / wp.length(dual_u)
+        if along_b:
+            h_v = real(1.0) / wp.length(dual_v)
+        if along_c:
+            h_w = real(1.0) / wp.length(dual_w)
+
+        best = real(-1.0)
+        for i in range(ptr[s], ptr[s + 1]):
+            for j in range(i, ptr[s + 1]):
+                d = positions[j] - positions[i]
+                if along_a:
+                    d -= u * wp.round(wp.dot(dual_u, d))
+                if along_b:
+                    d -= v * wp.round(wp.dot(dual_v, d))
+                if along_c:
+                    d -= w * wp.round(wp.dot(dual_w, d))
+                if not wp.isfinite(wp.dot(d, d)):
+                    ratio[s, 0] = wp.sqrt(real(-1.0))
+                    return
+                both = radii[i] + radii[j]
+                limit = wp.length(d)
+                if i == j:
+                    # The nearest image of an atom is no further than its shortest cell vector.
+                    limit = real(-1.0)
+                    if along_a:
+                        limit = wp.length(a)
+                    if along_b and (limit < zero or wp.length(b) < limit):
+                        limit = wp.length(b)
+                    if along_c and (limit < zero or wp.length(c) < limit):
+                        limit = wp.length(c)
+                    if limit < zero:
+                        continue
+                if best >= zero:
+                    limit = wp.min(limit, best * both)
+                n_u = reach(limit, h_u)
+                n_v = reach(limit, h_v)
+                n_w = reach(limit, h_w)
+                nearest = real(-1.0)
+                for p in range(-n_u, n_u + 1):
+                    for q in range(-n_v, n_v + 1):
+                        for r in range(-n_w, n_w + 1):
+                            if i != j or p != 0 or q != 0 or r != 0:
+                                image = d + u * real(p) + v * real(q) + w * real(r)
+                                square = wp.dot(image, image)
+                                if nearest < zero or square < nearest:
+                                    nearest = square
+                if nearest >= zero:
+                    found = wp.sqrt(nearest) / both
+                    if best < zero or found < best:
+                        best = found
+        if best < zero:
+            best = wp.sqrt(real(-1.0))
+        ratio[s, 0] = best
+
+    return shortest

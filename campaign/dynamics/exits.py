@@ -1,0 +1,219 @@
+"""Honest endings: each system of a relaxation ends converged, at the step limit, diverged or failed, and says so in numbers and words.
+
+    converged   fmax and, where the cell relaxes, smax are at or below their thresholds
+    max_steps   the step limit is reached and it has not converged
+    diverged    something is not finite, or out of bounds: the last good positions are kept
+    failed      the model raised for this very system: the error's text is kept, and the last good positions
+
+`Exits` measures and decides, in one launch per step (`exit_kernels.py`); where more than one outcome applies, `campaign.outcomes.worse`
+says which stands. It is the `convergence_hook` of a relaxation. `describe` is the sentence for the `error` field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from campaign.data import Batch
+from campaign.data.warp_interop import launch, precision_of
+from campaign.dynamics.convergence import ConvergenceHook
+from campaign.dynamics.exit_kernels import N_TALLIES, Cause, Tally, exit_kernel
+from campaign.dynamics.optimizers.strain import CellMode
+from campaign.dynamics.tally import LaggedTally
+from campaign.errors import ArgumentError
+from campaign.fields import ERROR_BYTES
+from campaign.outcomes import RUNNING, Outcome
+
+__all__ = ["ENGINE_KEYS", "ExitSettings", "Exits", "describe", "prepare"]
+
+CAUSE: Final = "_cause"
+INITIAL_VOLUME: Final = "_initial_volume"
+ENGINE_KEYS: Final = frozenset({CAUSE, INITIAL_VOLUME, "status", "velocities"})
+"""Keys that the engine needs while a system runs and that say nothing about it once it has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitSettings:
+    """When a system has ended.
+
+    Raises:
+        ArgumentError: a threshold or bound is not positive, or the step limit is negative.
+
+    >>> ExitSettings(fmax_ev_per_ang=0.02, smax_ev_per_ang3=0.002, max_steps=500).volume_ratio_bound
+    20.0
+    """
+
+    fmax_ev_per_ang: float
+    """Converged at or below, together with smax."""
+    smax_ev_per_ang3: float
+    """Converged at or below; means nothing while the cell is fixed."""
+    max_steps: int
+    """Optimizer steps."""
+    cell_mode: CellMode = CellMode.FIXED
+    """Which stress components count."""
+    energy_bound_ev_per_atom: float = 1e7
+    """Diverged beyond, either sign. Random starts of a pair potential come close to it and recover."""
+    force_bound_ev_per_ang: float = 1e9
+    """Diverged beyond."""
+    volume_ratio_bound: float = 20.0
+    """Diverged when the volume has grown, or shrunk, by more than this factor."""
+
+    def __post_init__(self) -> None:
+        for name in ("fmax_ev_per_ang", "smax_ev_per_ang3", "energy_bound_ev_per_atom", "force_bound_ev_per_ang", "volume_ratio_bound"):
+            if not getattr(self, name) > 0:
+                raise ArgumentError(f"{name} is {getattr(self, name)}; it must be above 0. Correct it.")
+        if self.max_steps < 0:
+            raise ArgumentError(f"max_steps is {self.max_steps}; it must be 0 or more. Correct it.")
+
+
+def prepare(batch: Batch) -> None:
+    """Give a batch every key that a relaxation keeps per system, for systems that have not begun; positions must be there.
+
+    >>> batch = Batch.from_arrays([1], {"positions": torch.zeros(1, 3)}, {})
+    >>> prepare(batch)
+    >>> batch.outcome.tolist(), batch.n_steps.tolist()
+    ([[-1]], [[0]])
+    """
+    n, positions, device = batch.num_graphs, batch["positions"], batch.device
+    real = {"dtype": positions.dtype, "device": device}
+    for key in ("forces", "velocities"):
+        batch[key] = torch.zeros_like(positions)
+    batch["energy"] = torch.zeros(n, 1, **real)
+    batch["stress"] = torch.zeros(n, 3, 3, **real)
+    if "cell" not in batch or "pbc" not in batch:
+        batch["cell"] = torch.zeros(n, 3, 3, **real)
+        batch["pbc"] = torch.zeros(n, 3, dtype=torch.bool, device=device)
+    if "fixed" not in batch:
+        batch["fixed"] = torch.zeros(batch.num_nodes, 3, dtype=torch.bool, device=device)
+    if "system_id" not in batch:
+        batch["system_id"] = torch.arange(n, device=device).view(n, 1)
+    for key, start in (("status", 0), ("outcome", RUNNING), ("n_steps", 0), (CAUSE, Cause.NONE)):
+        batch.add_key(key, torch.full((n, 1), int(start), dtype=torch.int64, device=device), "system", overwrite=True)
+    for key in ("fmax", "smax", "initial_energy", "shortest_distance_ratio"):
+        batch[key] = torch.full((n, 1), torch.nan, **real)
+    batch["volume_ratio"] = torch.ones(n, 1, **real)
+    batch.add_key(INITIAL_VOLUME, torch.zeros(n, 1, **real), "system", overwrite=True)
+    batch["error"] = torch.zeros(n, ERROR_BYTES, dtype=torch.uint8, device=device)
+
+
+class Exits(ConvergenceHook):
+    """Measures fmax, smax and volume ratio of every running system and gives those that end their outcome and `exit_status`.
+
+    The batch has the keys of `prepare`. `counts` says how much of it has ended; on a GPU it is a step or two behind.
+
+    Args:
+        settings: when a system has ended.
+        exit_status: status of a system that has.
+        reports: whether `evaluate` returns who has just converged; on a GPU that waits for the device, so only ask if someone listens.
+    """
+
+    def __init__(self, settings: ExitSettings, exit_status: int = 1, reports: bool = True) -> None:
+        super().__init__({"key": "fmax", "threshold": settings.fmax_ev_per_ang})
+        self.settings = settings
+        self.exit_status = exit_status
+        self.reports = reports
+        self._tally: LaggedTally | None = None
+        self._newly: Tensor | None = None
+
+    def evaluate(self, batch: Batch) -> Int64[Tensor, " M"] | None:
+        """Measure, decide, and return the positions of systems that have just converged, or None."""
+        tally = self._tally_for(batch.device)
+        newly = self._judge(batch, tally.start(), decide=True)
+        tally.post()
+        if not self.reports or (batch.device.type == "cpu" and not tally.read()[Tally.NEWLY_CONVERGED]):
+            return None
+        positions = newly.nonzero().view(-1)
+        return positions if len(positions) else None
+
+    def measure(self, batch: Batch) -> None:
+        """Only measure, whatever the outcomes are."""
+        self._judge(batch, torch.zeros(N_TALLIES, dtype=torch.int32, device=batch.device), decide=False)
+
+    def counts(self) -> tuple[int, int]:
+        """Return systems and atoms that have ended and are still in the batch."""
+        if self._tally is None:
+            return 0, 0
+        latest = self._tally.read()
+        return int(latest[Tally.ENDED_SYSTEMS]), int(latest[Tally.ENDED_ATOMS])
+
+    def forget(self) -> None:
+        """Forget what was counted, since the systems of the batch have changed."""
+        if self._tally is not None:
+            self._tally.forget()
+
+    def __call__(self, ctx: Any, stage: Enum) -> None:
+        """Do nothing: this one decides in `evaluate`."""
+
+    def _tally_for(self, device: torch.device) -> LaggedTally:
+        if self._tally is None:
+            self._tally = LaggedTally(N_TALLIES, device)
+        return self._tally
+
+    def _judge(self, batch: Batch, tally: Tensor, decide: bool) -> Tensor:
+        settings, n = self.settings, batch.num_graphs
+        if self._newly is None or len(self._newly) != n:
+            self._newly = torch.zeros(n, dtype=torch.bool, device=batch.device)
+        launch(
+            exit_kernel(precision_of(batch["positions"].dtype)),
+            n,
+            [
+                batch.batch_ptr,
+                batch["fixed"],
+                1,
+                *(batch[key] for key in _JUDGED),
+                self._newly,
+                tally,
+                int(decide),
+                int(settings.cell_mode),
+                self.exit_status,
+                settings.max_steps,
+                settings.fmax_ev_per_ang,
+                settings.smax_ev_per_ang3,
+                settings.energy_bound_ev_per_atom,
+                settings.force_bound_ev_per_ang,
+                settings.volume_ratio_bound,
+            ],
+            batch.device,
+        )
+        return self._newly
+
+
+_JUDGED: Final = (
+    *("energy", "forces", "stress", "cell", "pbc", "n_steps", "status", "outcome"),
+    *(CAUSE, "fmax", "smax", "initial_energy", INITIAL_VOLUME, "volume_ratio"),
+)
+
+
+def describe(outcome: Outcome, cause: Cause, n_steps: int, fmax: float, smax: float, settings: ExitSettings) -> str:
+    """Return the sentence for a system that ended by itself; the empty string if it converged.
+
+    >>> settings = ExitSettings(fmax_ev_per_ang=0.02, smax_ev_per_ang3=0.002, max_steps=9)
+    >>> describe(Outcome.MAX_STEPS, Cause.NONE, 9, 0.5, 0.0, settings)
+    'not converged after 9 steps: fmax 0.5 > 0.02 eV/Å'
+    """
+    if outcome is Outcome.CONVERGED:
+        return ""
+    if outcome is Outcome.MAX_STEPS:
+        lacking = [f"fmax {fmax:.4g} > {settings.fmax_ev_per_ang:g} eV/Å"] if fmax > settings.fmax_ev_per_ang else []
+        if smax > settings.smax_ev_per_ang3:
+            lacking.append(f"smax {smax:.4g} > {settings.smax_ev_per_ang3:g} eV/Å³")
+        return f"not converged after {n_steps} steps: {', '.join(lacking)}"
+    place = "of the input" if n_steps == 0 else f"in step {n_steps}; the last good positions are kept"
+    return f"{_CAUSES[cause].format(settings)} {place}"
+
+
+_CAUSES: Final[dict[Cause, str]] = {
+    Cause.NONE: "the model gave nothing usable",
+    Cause.ENERGY_NOT_FINITE: "the energy is not finite",
+    Cause.FORCES_NOT_FINITE: "a force is not finite",
+    Cause.STRESS_NOT_FINITE: "the stress is not finite",
+    Cause.ENERGY_OUT_OF_BOUNDS: "the energy is beyond {0.energy_bound_ev_per_atom:g} eV per atom",
+    Cause.FORCES_OUT_OF_BOUNDS: "a force is beyond {0.force_bound_ev_per_ang:g} eV/Å",
+    Cause.VOLUME_OUT_OF_BOUNDS: "the volume has changed by more than a factor of {0.volume_ratio_bound:g}",
+    Cause.INPUT_NOT_FINITE: "positions or cell are not finite",
+}

@@ -1,0 +1,15 @@
+"""Hooks that need the engine: snapshots to a sink, frozen atoms, logs, and guards against what a model may return."""
+
+from campaign.dynamics.hooks.freeze import FreezeAtomsHook
+from campaign.dynamics.hooks.logging import LoggingHook
+from campaign.dynamics.hooks.safety import MaxForceClampHook, NaNDetectorHook
+from campaign.dynamics.hooks.snapshot import ConvergedSnapshotHook, SnapshotHook
+
+__all__ = [
+    "ConvergedSnapshotHook",
+    "FreezeAtomsHook",
+    "LoggingHook",
+    "MaxForceClampHook",
+    "NaNDetectorHook",
+    "SnapshotHook",
+]

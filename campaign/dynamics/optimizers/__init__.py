@@ -1,0 +1,6 @@
+"""Optimizers: each takes the steps of a published algorithm, one kernel launch per step for all systems of a batch."""
+
+from campaign.dynamics.optimizers.fire import FIRE, FIREVariableCell
+from campaign.dynamics.optimizers.strain import CellMode
+
+__all__ = ["FIRE", "CellMode", "FIREVariableCell"]

@@ -1,0 +1,165 @@
+# mypy: ignore-errors
+# The kernel below is written in Warp's language, whose types are values here; a Python type checker has nothing to say about it.
+"""One FIRE step of all systems in one launch: one thread per system, serial over its atoms.
+
+Serial on purpose: what a system does depends on its own numbers in their own order and on nothing else, so it takes the same steps, bit for
+bit, whoever shares the batch. Bitzek et al., Phys. Rev. Lett. 97, 170201 (2006), in the form of `ase.optimize.FIRE`: the force is the
+acceleration (unit masses), velocities are kept in the optimizer, and the 3n-vector of the displacement, not each atom's, is held to `maxstep`.
+"""
+
+from functools import cache
+
+import warp as wp
+
+from campaign.data.warp_interop import Precision
+from campaign.dynamics.optimizers.strain import strain_functions
+
+__all__ = ["COLUMNS", "DT", "ALPHA", "DT_MAX", "DT_MIN", "LAST_ENERGY", "STRAIN_VELOCITY", "fire_kernel"]
+
+DT, ALPHA, DT_MAX, DT_MIN, LAST_ENERGY, STRAIN_VELOCITY = range(6)
+"""Columns of the per-system state; the strain velocity takes nine."""
+
+COLUMNS = STRAIN_VELOCITY + 9
+
+
+@cache
+def fire_kernel(precision: Precision) -> wp.Kernel:
+    """Return the kernel for one precision; `FIRE` documents its parameters."""
+    cellular = strain_functions(precision)
+    projector = cellular.projector
+    strain_force = cellular.force
+    deformation = cellular.deformation
+    free = cellular.free
+    real, vec3, mat33 = precision.real, precision.vec3, precision.mat33
+    zero = real(0.0)
+    one = real(1.0)
+
+    @wp.kernel(enable_backward=False, module="unique")
+    def fire_step(
+        ptr: wp.array(dtype=wp.int32),
+        mask: wp.array(dtype=wp.bool),
+        fixed: wp.array2d(dtype=wp.bool),
+        any_fixed: wp.int32,
+        energy: wp.array2d(dtype=real),
+        forces: wp.array(dtype=vec3),
+        stress: wp.array(dtype=mat33),
+        pbc: wp.array2d(dtype=wp.bool),
+        positions: wp.array(dtype=vec3),
+        cell: wp.array(dtype=mat33),
+        last_positions: wp.array(dtype=vec3),
+        last_cell: wp.array(dtype=mat33),
+        cell_mode: wp.int32,
+        cell_length: real,
+        max_strain: real,
+        velocities: wp.array(dtype=vec3),
+        state: wp.array2d(dtype=real),
+        n_positive: wp.array(dtype=wp.int32),
+        maxstep: real,
+        n_min: wp.int32,
+        f_inc: real,
+        f_dec: real,
+        alpha_start: real,
+        f_alpha: real,
+        downhill_check: wp.int32,
+    ):
+        i = wp.tid()
+        if not mask[i]:
+            return
+        begin = ptr[i]
+        end = ptr[i + 1]
+        if end == begin:
+            return
+
+        # The strain's share of force and velocity; zero where the cell stays.
+        p = mat33()
+        f_strain = mat33()
+        v_strain = mat33()
+        scale = cell_length * wp.sqrt(real(end - begin))
+        if cell_mode != 0:
+            p = projector(cell[i], pbc[i, 0], pbc[i, 1], pbc[i, 2])
+            f_strain = strain_force(p, cell[i], stress[i], cell_mode, scale)
+
+        dt = state[i, 0]
+        alpha = state[i, 1]
+        count = n_positive[i]
+        keep = zero
+        push = zero
+        uphill = bool(False)
+        if count < 0:
+            # First step of this system: velocities are zero and there is nothing to judge yet.
+            n_positive[i] = 0
+            state[i, 4] = energy[i, 0]
+        else:
+            if cell_mode != 0:
+                for r in range(3):
+                    for c in range(3):
+                        v_strain[r, c] = state[i, 5 + 3 * r + c]
+            power = wp.ddot(v_strain, f_strain)
+            f_square = wp.ddot(f_strain, f_strain)
+            v_square = wp.ddot(v_strain, v_strain)
+            for j in range(begin, end):
+                f = free(forces[j], fixed, any_fixed, j)
+                v = velocities[j]
+                power += wp.dot(f, v)
+                f_square += wp.dot(f, f)
+                v_square += wp.dot(v, v)
+            if downhill_check != 0:
+                if energy[i, 0] > state[i, 4]:
+                    uphill = True
+                else:
+                    state[i, 4] = energy[i, 0]
+            if power > zero and not uphill:
+                keep = one - alpha
+                push = alpha / wp.sqrt(f_square) * wp.sqrt(v_square)
+                if count > n_min:
+                    dt = wp.min(dt * f_inc, state[i, 2])
+                    alpha *= f_alpha
+                n_positive[i] = count + 1
+            else:
+                alpha = alpha_start
+                dt = wp.max(dt * f_dec, state[i, 3])
+                n_positive[i] = 0
+        state[i, 0] = dt
+        state[i, 1] = alpha
+
+        # New velocities and the length of the step they would make.
+        gain = push + dt
+        v_strain = v_strain * keep + f_strain * gain
+        square = wp.ddot(v_strain, v_strain)
+        for j in range(begin, end):
+            f = free(forces[j], fixed, any_fixed, j)
+            v = f * gain
+            if keep != zero:
+                v += velocities[j] * keep
+            velocities[j] = v
+            square += wp.dot(v, v)
+        reach = dt * wp.sqrt(square)
+        factor = dt
+        if reach > maxstep:
+            factor = dt * (maxstep / reach)
+
+        if uphill:
+            for j in range(begin, end):
+                positions[j] = last_positions[j]
+            cell[i] = last_cell[i]
+        if cell_mode == 0:
+            for j in range(begin, end):
+                x = positions[j]
+                last_positions[j] = x
+                positions[j] = x + velocities[j] * factor
+        else:
+            last_cell[i] = cell[i]
+            for r in range(3):
+                for c in range(3):
+                    state[i, 5 + 3 * r + c] = v_strain[r, c]
+            strain_norm = factor * wp.sqrt(wp.ddot(v_strain, v_strain)) / scale
+            if strain_norm > max_strain:
+                factor *= max_strain / strain_norm
+            moved = deformation(p, v_strain * (factor / scale), cell_mode)
+            cell[i] = cell[i] * wp.transpose(moved)
+            for j in range(begin, end):
+                x = positions[j]
+                last_positions[j] = x
+                positions[j] = moved * x + velocities[j] * factor
+
+    return fire_step

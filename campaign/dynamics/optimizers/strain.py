@@ -1,0 +1,152 @@
+# mypy: ignore-errors
+# The functions below are written in Warp's language, whose types are values here; a Python type checker has nothing to say about them.
+"""The cell as a degree of freedom: which strains it may follow, with what force, and how a strain moves cell and atoms.
+
+Each step takes the current cell as the reference (an incremental scheme), so a strain ε stays small and turns the cell h, with vectors as
+rows, and positions x into h(1+ε)ᵀ and (1+ε)x. The force on ε is −P V σ P: V σ = dE/dε, and P projects onto the span of the periodic cell
+vectors. P is 1 for bulk, a plane for slabs, a line for wires, 0 for molecules, so all of them relax in one batch and vacuum is never strained.
+A cell mode narrows the force further: its trace (isotropic), all of it (full), all but its trace (fixed volume), nothing (fixed).
+
+An optimizer sees the strain as three more rows of coordinates, s = c ε with c = sqrt(n) L. A strain stores an energy proportional to the n
+atoms, so with this scale the stiffness along s depends on the material and not on the size of the cell. ASE's filters scale by n instead,
+which makes large cells soft; both have the same minimum.
+"""
+
+from enum import IntEnum
+from functools import cache
+from types import SimpleNamespace
+
+import warp as wp
+
+from campaign.data.warp_interop import Precision
+
+__all__ = ["CELL_LENGTH_ANG", "MAX_STRAIN", "CellMode", "strain_functions"]
+
+CELL_LENGTH_ANG = 2.0
+"""L: with about 2 Å the stiffness of a metal's cell equals that of its atoms."""
+
+MAX_STRAIN = 0.05
+"""Bound on the Frobenius norm of the strain of one step; beyond it the reference of the step would be meaningless."""
+
+
+class CellMode(IntEnum):
+    """Which strains a cell may follow, along its periodic directions."""
+
+    FIXED = 0
+    ISOTROPIC = 1
+    FULL = 2
+    FIXED_VOLUME = 3
+
+    @classmethod
+    def parse(cls, value: "CellMode | str") -> "CellMode":
+        """Return the mode called `value`, as in `[relax] cell`.
+
+        Raises:
+            ValueError: no mode is called that.
+
+        >>> CellMode.parse("fixed_volume")
+        <CellMode.FIXED_VOLUME: 3>
+        """
+        if isinstance(value, cls):
+            return value
+        try:
+            return cls[str(value).upper()]
+        except KeyError:
+            names = ", ".join(repr(mode.name.lower()) for mode in cls)
+            raise ValueError(f"cell mode {value!r}; modes are {names}. Choose one of them.") from None
+
+
+@cache
+def strain_functions(precision: Precision) -> SimpleNamespace:
+    """Return the Warp functions `projector`, `narrow`, `force`, `deformation` and, of the atoms, `free`, for one precision."""
+    real, vec3, mat33 = precision.real, precision.vec3, precision.mat33
+    zero = real(0.0)
+    one = real(1.0)
+    half = real(0.5)
+
+    @wp.func
+    def projector(cell: mat33, pbc_a: wp.bool, pbc_b: wp.bool, pbc_c: wp.bool) -> mat33:
+        """P, from the cell vectors that are periodic and not zero."""
+        a = vec3(cell[0, 0], cell[0, 1], cell[0, 2])
+        b = vec3(cell[1, 0], cell[1, 1], cell[1, 2])
+        c = vec3(cell[2, 0], cell[2, 1], cell[2, 2])
+        use_a = pbc_a and wp.dot(a, a) > zero
+        use_b = pbc_b and wp.dot(b, b) > zero
+        use_c = pbc_c and wp.dot(c, c) > zero
+        n = int(0)
+        first = vec3(zero, zero, zero)
+        second = vec3(zero, zero, zero)
+        if use_a:
+            first = a
+            n += 1
+        if use_b:
+            if n == 0:
+                first = b
+            else:
+                second = b
+            n += 1
+        if use_c:
+            if n == 0:
+                first = c
+            else:
+                second = c
+            n += 1
+        unit = wp.identity(3, dtype=real)
+        p = mat33()
+        if n == 3:
+            p = unit
+        if n == 2:
+            normal = wp.cross(first, second)
+            square = wp.dot(normal, normal)
+            if square > zero:
+                p = unit - wp.outer(normal, normal) / square
+            else:
+                n = 1
+        if n == 1:
+            p = wp.outer(first, first) / wp.dot(first, first)
+        return p
+
+    @wp.func
+    def narrow(p: mat33, m: mat33, mode: wp.int32) -> mat33:
+        """The part of a symmetric matrix that the mode lets the cell follow."""
+        inner = p * ((m + wp.transpose(m)) * half) * p
+        rank = wp.trace(p)
+        if mode == 0 or rank < half:
+            return mat33()
+        if mode == 1:
+            return p * (wp.trace(inner) / rank)
+        if mode == 3:
+            return inner - p * (wp.trace(inner) / rank)
+        return inner
+
+    @wp.func
+    def force(p: mat33, cell: mat33, stress: mat33, mode: wp.int32, scale: real) -> mat33:
+        """Force on the scaled strain s = scale ε."""
+        return narrow(p, stress, mode) * (-wp.abs(wp.determinant(cell)) / scale)
+
+    @wp.func
+    def deformation(p: mat33, strain: mat33, mode: wp.int32) -> mat33:
+        """1+ε; where the volume is fixed, scaled within the periodic directions so that it is fixed to rounding and not to first order."""
+        unit = wp.identity(3, dtype=real)
+        f = unit + strain
+        if mode == 3:
+            rank = wp.trace(p)
+            if rank > half:
+                shrink = wp.pow(wp.abs(wp.determinant(f)), -one / rank)
+                f = (p * f * p) * shrink + (unit - p)
+        return f
+
+    @wp.func
+    def free(force: vec3, fixed: wp.array2d(dtype=wp.bool), any_fixed: wp.int32, j: wp.int32) -> vec3:
+        """The force on atom j without the components that may not move."""
+        f = force
+        if any_fixed != 0:
+            if fixed[j, 0]:
+                f[0] = zero
+            if fixed[j, 1]:
+                f[1] = zero
+            if fixed[j, 2]:
+                f[2] = zero
+        return f
+
+    return SimpleNamespace(projector=projector, narrow=narrow, force=force, deformation=deformation, free=free)

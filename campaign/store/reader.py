@@ -1,0 +1,293 @@
+"""Reading any store: committed rows and nothing else, lazily, whole chunks at a time.
+
+`StoreReader` opens shards that are still being written, published stores, stores in memory or behind a URL, and stores that
+nvalchemi-toolkit wrote. What exists is what the root document says; a chunk that is missing, cut or changed raises, and never gives
+numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Self, TypeAlias
+
+import numpy as np
+import zarr
+from jaxtyping import Int64
+from numpy import ndarray
+from numpy.typing import NDArray
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import StorePath, WrapperStore
+
+from campaign.errors import CampaignError, FieldError, StoreDamagedError, StoreError, StoreNotFoundError
+from campaign.fields import FIELDS, Field, Group, Level
+from campaign.store.csr import atom_rows, check_pointers, chunk_runs
+from campaign.store.layout import FORMAT, FORMAT_VERSION
+from campaign.store.targets import Target, describe, get_document, local_path, mapped_errors, open_target
+
+Rows: TypeAlias = "slice | Sequence[int] | NDArray[np.int64]"
+"""Systems to read: a slice, or positions in any order, repeats allowed."""
+
+READ_BYTES: Final = 32 * 2**20
+"""Bytes that one read of neighbouring chunks decodes at most, beyond the answer itself."""
+
+_RESTORE: Final = "The file was changed, cut or lost: restore it, or drop this store and compute its rows again."
+
+
+class StoreReader:
+    """A store as it was when it was opened; `open` again to see rows that were committed since.
+
+    >>> import numpy as np
+    >>> from zarr.storage import MemoryStore
+    >>> from campaign.fields import FIELDS
+    >>> from campaign.store.writer import write_store
+    >>> target = MemoryStore()
+    >>> write_store(target, [FIELDS["energy"]], np.array([1, 1]), {"energy": np.array([[-1.0], [-2.0]])})
+    >>> StoreReader.open(target).read_system("energy", [1]).tolist()
+    [[-2.0]]
+    """
+
+    def __init__(self, where: str, store: Store, root: Mapping[str, Any], documents: Mapping[str, Any] | None) -> None:
+        # Use `open`; this only puts the parts together.
+        self._where = where
+        self._root = root
+        self._documents = dict(documents or {})
+        self._ours = root.get("attributes", {}).get("format") == FORMAT
+        # Others leave out chunks that hold nothing but zeros; we never do, so a missing one is damage.
+        self._store: Store = _NothingMissing(store, where) if self._ours else store
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._ptr: Int64[ndarray, " N+1"] | None = None
+        self._n_stored = _count(root, where)
+        self._kept = None if self._ours else self._active_rows()
+        self._n_systems = self._n_stored if self._kept is None else len(self._kept)
+        self._fields = tuple(self._declared_fields())
+
+    @classmethod
+    def open(cls, target: Target) -> Self:
+        """Open a store for reading.
+
+        Raises:
+            StoreNotFoundError: no store is there.
+            StoreDamagedError: its documents do not add up.
+            StoreError: it was made by a newer release, or cannot be reached.
+        """
+        where = describe(target)
+        path = local_path(target)
+        if path is not None and not path.is_dir():
+            raise StoreNotFoundError(f"there is no store at {where}. Give the folder of a store, such as store.zarr.")
+        with mapped_errors(where, "opening"):
+            store = open_target(target, read_only=True)
+            root = get_document(store, "zarr.json", where)
+        if root is None or "num_samples" not in root.get("attributes", {}):
+            raise StoreNotFoundError(
+                f"{where} holds no store: no zarr.json with num_samples. Give the folder of a store, such as store.zarr."
+            )
+        attributes = root["attributes"]
+        if attributes.get("format") == FORMAT and not 1 <= int(attributes.get("format_version", 0)) <= FORMAT_VERSION:
+            seen = f"{where} has format_version {attributes.get('format_version')}"
+            raise StoreError(f"{seen}; this release reads 1 to {FORMAT_VERSION}. Install a newer relax-campaign.")
+        inline = root.get("consolidated_metadata") or {}
+        return cls(where, store, root, inline.get("metadata"))
+
+    @property
+    def n_systems(self) -> int:
+        """Committed systems."""
+        return self._n_systems
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Columns of the store."""
+        return self._fields
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the root, the layout's own included."""
+        return dict(self._root["attributes"])
+
+    @property
+    def atoms_ptr(self) -> Int64[ndarray, " N+1"]:
+        """Pointers of the committed systems into the atom arrays.
+
+        Raises:
+            StoreDamagedError: they do not start at 0, or fall.
+        """
+        if self._kept is not None:
+            seen = f"{self._where} has deleted systems"
+            raise StoreError(f"{seen}, so its atoms do not lie one behind the other. Use n_atoms and read_atoms.")
+        return self._pointers()
+
+    def n_atoms(self, rows: Rows = slice(None)) -> Int64[ndarray, " M"]:
+        """Number of atoms of each of the systems `rows`."""
+        at = self._positions(rows)
+        ptr = self._pointers()
+        counts: NDArray[np.int64] = ptr[at + 1] - ptr[at]
+        return counts
+
+    def read_system(self, name: str, rows: Rows = slice(None)) -> NDArray[Any]:
+        """Return a field per system, `[M, ...]`, in the order of `rows`.
+
+        Raises:
+            FieldError: the store has no such field per system.
+            StoreDamagedError: a chunk is missing or damaged; the text names its file.
+        """
+        field = self._field(name, Level.SYSTEM)
+        return self._take(field.path, self._positions(rows))
+
+    def read_atoms(self, name: str, rows: Rows = slice(None)) -> tuple[Int64[ndarray, " M"], NDArray[Any]]:
+        """Return the number of atoms of each of the systems `rows`, and a field per atom, `[A, ...]`, one system behind the other.
+
+        Raises:
+            FieldError: the store has no such field per atom.
+            StoreDamagedError: a chunk is missing or damaged; the text names its file.
+        """
+        field = self._field(name, Level.ATOM)
+        counts, at = atom_rows(self._pointers(), self._positions(rows))
+        return counts, self._take(field.path, at)
+
+    def read(self, rows: Rows = slice(None), names: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+        """Return fields by name, by default all, for the systems `rows`; atom fields have the atoms one system behind the other."""
+        at = self._positions(rows)
+        wanted = [field.name for field in self._fields] if names is None else list(names)
+        by_name = {field.name: field for field in self._fields}
+        values = {}
+        for name in wanted:
+            field = by_name.get(name) or self._field(name, None)
+            positions = at if field.level is Level.SYSTEM else atom_rows(self._pointers(), at)[1]
+            values[name] = self._take(field.path, positions)
+        return values
+
+    def array(self, path: str) -> zarr.Array[Any]:
+        """Return one array of the store as zarr sees it, such as `core/positions`; it may have more rows than are committed."""
+        if path not in self._arrays:
+            with mapped_errors(f"{self._where}/{path}", "opening"):
+                document = self._documents.get(path) or get_document(self._store, f"{path}/zarr.json", self._where)
+                if document is None:
+                    raise StoreDamagedError(f"{self._where}/{path}/zarr.json is missing, though the store lists the array. {_RESTORE}")
+                self._arrays[path] = zarr.Array.from_dict(StorePath(self._store, path), document)
+        return self._arrays[path]
+
+    def _pointers(self) -> Int64[ndarray, " N+1"]:
+        if self._ptr is None:
+            if not self._n_stored:
+                self._ptr = np.zeros(1, dtype=np.int64)
+            else:
+                ptr = self._take("meta/atoms_ptr", np.arange(self._n_stored + 1)).astype(np.int64)
+                atom = [field.path for field in self._declared_fields() if field.level is Level.ATOM]
+                n_rows = min((self.array(path).shape[0] for path in atom), default=int(ptr[-1]))
+                check_pointers(ptr, n_rows, f"{self._where}/meta/atoms_ptr")
+                self._ptr = ptr
+        return self._ptr
+
+    def _active_rows(self) -> NDArray[np.int64] | None:
+        """Systems that a store of nvalchemi-toolkit keeps; None if that is all of them."""
+        mask = np.asarray(self.array("meta/samples_mask")[:], dtype=bool)
+        self._n_stored = len(mask)
+        return None if mask.all() else np.flatnonzero(mask)
+
+    def _positions(self, rows: Rows) -> NDArray[np.int64]:
+        if isinstance(rows, slice):
+            at = np.arange(*rows.indices(self._n_systems), dtype=np.int64)
+        else:
+            at = np.asarray(rows, dtype=np.int64).reshape(-1)
+            outside = np.flatnonzero((at < 0) | (at >= self._n_systems))
+            if len(outside):
+                raise IndexError(f"system {at[outside[0]]} was asked of {self._where}, which has {self._n_systems}. Positions run from 0.")
+        return at if self._kept is None else self._kept[at]
+
+    def _field(self, name: str, level: Level | None) -> Field:
+        for field in self._fields:
+            if field.name == name and level in (None, field.level):
+                return field
+        kind = f" per {level}" if level else ""
+        names = ", ".join(field.name for field in self._fields if level in (None, field.level))
+        raise FieldError(f"{self._where} has no field {name!r}{kind}. It has {names}. Ask for one of these.")
+
+    def _declared_fields(self) -> Iterable[Field]:
+        attributes = self._root["attributes"]
+        groups = {**attributes.get("fields", {}), "labels": attributes.get("labels", {})}
+        for group in Group:
+            for name, level in groups.get(group, {}).items():
+                known = FIELDS.get(name)
+                if known is not None and self._ours:
+                    yield known
+                elif level != Level.EDGE:
+                    array = self.array(f"{group}/{name}")
+                    yield Field(name, Level(level), str(array.dtype), tuple(array.shape[1:]), "", "from another program", group)
+
+    def _take(self, path: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return rows of an array in any order, reading each chunk once."""
+        field = FIELDS.get(path.rsplit("/", 1)[1])
+        if field is not None and self._ours and not (len(rows) or self._n_stored):
+            return np.zeros((0, *field.trailing), dtype=object if field.dtype == "string" else field.dtype)
+        array = self.array(path)
+        is_text = array.dtype.kind not in "biuf"
+        dtype = np.dtype(object) if is_text else array.dtype
+        out = np.empty((len(rows), *array.shape[1:]), dtype=dtype)
+        if not len(rows):
+            return out
+        if int(rows.max()) >= array.shape[0]:
+            raise StoreDamagedError(f"{self._where}/{path} has {array.shape[0]} rows, but row {int(rows.max())} is committed. {_RESTORE}")
+        in_order = bool(np.all(rows[1:] >= rows[:-1]))
+        order = None if in_order else np.argsort(rows, kind="stable")
+        sorted_rows = rows if order is None else rows[order]
+        row_bytes = max(int(np.prod(array.shape[1:], dtype=np.int64)) * (64 if is_text else dtype.itemsize), 1)
+        for part in chunk_runs(sorted_rows, array.chunks[0], array.shape[0], READ_BYTES // row_bytes):
+            block = self.read_block(path, part.start, part.stop)
+            chosen = block[sorted_rows[part.first : part.last] - part.start]
+            if order is None:
+                out[part.first : part.last] = chosen
+            else:
+                out[order[part.first : part.last]] = chosen
+        return out
+
+    def read_block(self, path: str, start: int, stop: int) -> NDArray[Any]:
+        """Return rows `start:stop` of the array at `path` as they lie there, whatever is committed.
+
+        Raises:
+            StoreDamagedError: a chunk is missing or damaged; the text names its file.
+            StoreError: the place cannot be reached or read.
+        """
+        array = self.array(path)
+        try:
+            return np.asarray(array[start:stop])
+        except (CampaignError, MemoryError, KeyboardInterrupt):
+            raise
+        except OSError as error:
+            raise StoreError(f"reading {self._where}/{path}: {error}. Check that the place can be reached and read.") from error
+        except Exception as error:
+            key, cause = self._find_damage(array, path, start, stop, error)
+            raise StoreDamagedError(f"{self._where}/{key} cannot be decoded: {cause}. {_RESTORE}") from error
+
+    def _find_damage(self, array: zarr.Array[Any], path: str, start: int, stop: int, error: Exception) -> tuple[str, Exception]:
+        """Name the file that does not decode, by trying them one by one."""
+        rows = (array.shards or array.chunks)[0]
+        for index in range(start // rows, -(-stop // rows)):
+            try:
+                array[max(index * rows, start) : min((index + 1) * rows, stop)]
+            except Exception as found:
+                return f"{path}/{array.metadata.encode_chunk_key((index, *(0 for _ in array.shape[1:])))}", found
+        return path, error
+
+
+class _NothingMissing(WrapperStore[Store]):
+    """A store in which a chunk that is not there is damage, where Zarr would take it for zeros."""
+
+    def __init__(self, store: Store, where: str = "") -> None:
+        super().__init__(store)
+        self._place = where
+
+    def _with_store(self, store: Store) -> Self:
+        return type(self)(store, self._place)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        value = await self._store.get(key, prototype, byte_range)
+        if value is None and not key.endswith("zarr.json"):
+            raise StoreDamagedError(f"{self._place}/{key} is missing, though its rows are committed. {_RESTORE}")
+        return value
+
+
+def _count(root: Mapping[str, Any], where: str) -> int:
+    count = root["attributes"]["num_samples"]
+    if not isinstance(count, int) or count < 0:
+        raise StoreDamagedError(f"{where}/zarr.json has num_samples {count!r}; it is a whole number of 0 or more. {_RESTORE}")
+    return count

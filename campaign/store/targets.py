@@ -1,0 +1,149 @@
+"""Where a store lies: a local path, an `s3://` or `gs://` URL, or a Zarr store object such as a MemoryStore.
+
+A target becomes one Zarr store object here, and foreign errors become ours. URLs go through obstore, which takes credentials, region
+and endpoint from the environment (`AWS_…`, `GOOGLE_…`).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar
+
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import LocalStore, ObjectStore
+
+from campaign.errors import CampaignError, ResourceError, StoreDamagedError, StoreError
+from campaign.store.durable import DurableStore
+
+Target: TypeAlias = str | Path | Store
+"""What readers and writers take."""
+
+T = TypeVar("T")
+
+_URL_SCHEMES: Final = ("s3://", "gs://")
+
+_NO_ROOM: Final = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the file would be larger than the limit",
+    errno.ENOMEM: "memory is used up",
+    errno.EMFILE: "too many files are open",
+}
+
+
+def is_url(target: Target) -> bool:
+    """Tell whether `target` is an `s3://` or `gs://` URL."""
+    return isinstance(target, str) and target.startswith(_URL_SCHEMES)
+
+
+def local_path(target: Target) -> Path | None:
+    """Return the folder of a target on a file system, or None for memory and object stores.
+
+    Raises:
+        StoreError: a URL of a kind that is not known.
+    """
+    if isinstance(target, LocalStore):
+        return target.root
+    if isinstance(target, Store) or is_url(target):
+        return None
+    if isinstance(target, str) and "://" in target:
+        schemes = " or ".join(_URL_SCHEMES)
+        raise StoreError(f"cannot open {target!r}: stores are local paths, or URLs that begin with {schemes}. Correct the URL.")
+    return Path(target)
+
+
+def open_target(target: Target, read_only: bool = False) -> Store:
+    """Return the Zarr store object of `target`. Nothing is created or read.
+
+    Raises:
+        StoreError: a URL of a kind that is not known, or one that obstore refuses.
+    """
+    path = local_path(target)
+    if path is not None:
+        return DurableStore(path.absolute(), read_only=read_only)
+    if isinstance(target, Store):
+        return target
+    from obstore.store import from_url
+
+    try:
+        return ObjectStore(from_url(str(target)), read_only=read_only)
+    except Exception as error:
+        raise StoreError(f"cannot open {target}: {error}. Check the URL, and the credentials and region in the environment.") from error
+
+
+def describe(target: Target) -> str:
+    """Return what people call `target`."""
+    path = local_path(target)
+    return str(path if path is not None else target)
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine of a Zarr store on zarr's own loop, on which stores may depend, and wait for it."""
+    return sync(coroutine)
+
+
+def get_bytes(store: Store, key: str) -> bytes | None:
+    """Return the value of `key`, or None if there is none."""
+    value = run(store.get(key, default_buffer_prototype()))
+    return None if value is None else value.to_bytes()
+
+
+def set_bytes(store: Store, key: str, value: bytes) -> None:
+    """Set `key`; durable when it returns, where the store is."""
+    run(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
+
+
+def get_document(store: Store, key: str, where: str) -> dict[str, Any] | None:
+    """Return the JSON object at `key`, or None if there is none.
+
+    Raises:
+        StoreDamagedError: it is there, but is no JSON object.
+    """
+    raw = get_bytes(store, key)
+    if raw is None:
+        return None
+    try:
+        document = json.loads(raw)
+    except ValueError as error:
+        raise StoreDamagedError(f"{where}/{key} is no JSON: {error}. Restore the file, or drop this store.") from error
+    if not isinstance(document, dict):
+        raise StoreDamagedError(f"{where}/{key} is no JSON object. Restore the file, or drop this store.")
+    return document
+
+
+def set_document(store: Store, key: str, document: Mapping[str, Any]) -> None:
+    """Set `key` to a JSON object. Keys keep their order, so equal documents have equal bytes."""
+    set_bytes(store, key, encode_document(document))
+
+
+def encode_document(document: Mapping[str, Any]) -> bytes:
+    """Return a JSON object as the bytes that are stored."""
+    return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+@contextmanager
+def mapped_errors(where: str, doing: str) -> Iterator[None]:
+    """Turn what zarr, obstore and the file system raise while `doing` something at `where` into our errors, with the cause attached.
+
+    Raises:
+        ResourceError: no room left.
+        StoreError: anything else.
+    """
+    try:
+        yield
+    except CampaignError:
+        raise
+    except OSError as error:
+        path = f" ({error.filename})" if error.filename else ""
+        if error.errno in _NO_ROOM:
+            seen = f"{doing} {where}: {_NO_ROOM[error.errno]}{path}"
+            raise ResourceError(f"{seen}. What was committed before stays readable. Make room, then run the same command again.") from error
+        raise StoreError(f"{doing} {where}: {error}. Check that the place exists and is writable.") from error
+    except Exception as error:
+        raise StoreError(f"{doing} {where}: {type(error).__name__}: {error}. Check the place and its credentials.") from error

@@ -1,0 +1,290 @@
+"""ZarrData: the contract on disk, in memory and on S3; and what only a store on disk can get wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import MemoryStore
+
+from campaign.data import Batch
+from campaign.dynamics.sinks import ZarrData
+from campaign.errors import ArgumentError, EmptySinkError, FieldError, StoreError, StoreExistsError
+from campaign.fields import FIELDS, RESULT_FIELDS, Field, Level
+from campaign.store.reader import StoreReader
+from campaign.testing.sink_contract import SinkContract, assert_same_systems, example_batch, with_neighbor_matrix
+
+
+class TestOnDisk(SinkContract):
+    def create_sink(self, capacity: int, folder: Path) -> ZarrData:
+        return ZarrData(folder / "a name with 'quotes', spaces & ünïcode.zarr", capacity)
+
+
+class TestInMemory(SinkContract):
+    def create_sink(self, capacity: int, folder: Path) -> ZarrData:
+        return ZarrData(MemoryStore(), capacity)
+
+
+class TestWithSmallChunks(SinkContract):
+    # Chunks of three rows, so that every write crosses a few.
+    def create_sink(self, capacity: int, folder: Path) -> ZarrData:
+        return ZarrData(MemoryStore(), capacity, {"flush_s": 0.01, "system_chunk_rows": 3, "atom_chunk_rows": 3})
+
+
+class TestOnS3(SinkContract):
+    url: str
+
+    @pytest.fixture(autouse=True)
+    def bucket(self, s3_bucket: str, request: pytest.FixtureRequest) -> None:
+        self.url = f"{s3_bucket}/{abs(hash(request.node.nodeid))}.zarr"
+
+    def create_sink(self, capacity: int, folder: Path) -> ZarrData:
+        return ZarrData(self.url, capacity)
+
+
+@pytest.fixture(scope="module")
+def s3_bucket() -> Iterator[str]:
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    settings = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT": endpoint,
+        "AWS_ALLOW_HTTP": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="sinks")
+        yield "s3://sinks"
+    server.stop()
+
+
+# Opening again
+
+
+def test_an_existing_store_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "store.zarr"
+    with ZarrData(path) as sink:
+        sink.write(example_batch(dtype=torch.float32))
+    again = ZarrData(path, capacity=5)
+    assert (len(again), again.is_full) == (4, False)
+    assert_same_systems(again.read(), example_batch(dtype=torch.float32))
+
+
+def test_a_store_has_one_writer(tmp_path: Path) -> None:
+    path = tmp_path / "store.zarr"
+    with ZarrData(path) as first, ZarrData(path) as second:
+        first.write(example_batch())
+        with pytest.raises(StoreExistsError, match=r"cannot create a store at .*store.zarr: something is there"):
+            second.write(example_batch(first_id=10))
+        first.flush()
+        assert len(second) == 4
+        first.write(example_batch(first_id=10))
+    assert len(ZarrData(path)) == 8
+
+
+def test_others_see_what_was_flushed(tmp_path: Path) -> None:
+    path = tmp_path / "store.zarr"
+    with ZarrData(path, config={"flush_s": 1000}) as sink:
+        sink.write(example_batch())
+        assert len(sink) == 4
+        assert len(ZarrData(path)) == 0
+        with pytest.raises(EmptySinkError):
+            ZarrData(path).read()
+        sink.flush()
+        assert_same_systems(ZarrData(path).read(), example_batch())
+
+
+def test_a_closed_sink_takes_nothing_more() -> None:
+    sink = ZarrData({})
+    sink.write(example_batch())
+    sink.close()
+    with pytest.raises(StoreError, match="closed"):
+        sink.write(example_batch(first_id=10))
+    assert_same_systems(sink.read(), example_batch())
+
+
+def test_a_script_that_does_not_close_loses_nothing(tmp_path: Path) -> None:
+    script = """
+        import sys
+        from campaign.dynamics.sinks import ZarrData
+        from campaign.testing.sink_contract import example_batch
+        sink = ZarrData(sys.argv[1], config={"flush_s": 1000})
+        sink.write(example_batch())
+    """
+    path = tmp_path / "store.zarr"
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert_same_systems(ZarrData(path).read(), example_batch())
+
+
+# The store
+
+
+def test_any_zarr_reader_opens_it(tmp_path: Path) -> None:
+    path = tmp_path / "store.zarr"
+    with ZarrData(path) as sink:
+        sink.write(example_batch())
+        sink.write(example_batch([5], 10))
+    group = zarr.open_group(path, mode="r")
+    assert group.attrs["num_samples"] == 5
+    assert dict(group.attrs["fields"]["core"])["positions"] == "atom"  # type: ignore[index, arg-type, call-overload]
+    assert dict(group.attrs["fields"]["custom"])["mine_per_system"] == "system"  # type: ignore[index, arg-type, call-overload]
+    assert np.asarray(group["meta/atoms_ptr"]).tolist() == [0, 3, 4, 11, 13, 18]
+    assert np.array_equal(np.asarray(group["core/positions"])[:13], example_batch()["positions"].numpy())
+
+
+def test_only_the_fields_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "store.zarr"
+    mine = Field("mine_per_atom", Level.ATOM, "float32", (2,), "", "mine")
+    with ZarrData(path, fields=["positions", "system_id", mine], attributes={"model": "emt"}) as sink:
+        assert StoreReader.open(path).n_systems == 0
+        assert len(sink) == 0
+        sink.write(with_neighbor_matrix(example_batch(), 2))
+    reader = StoreReader.open(path)
+    assert [field.name for field in reader.fields] == ["positions", "system_id", "mine_per_atom"]
+    assert reader.attributes["model"] == "emt"
+    assert_same_systems(ZarrData(path).read(), Batch.from_arrays([3, 1, 7, 2], *_columns("positions", "mine_per_atom")))
+    with pytest.raises(StoreExistsError):
+        ZarrData(path, fields=["positions"])
+
+
+def _columns(*atom: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    batch = example_batch()
+    return {name: batch[name] for name in atom}, {"system_id": batch["system_id"]}
+
+
+def test_a_field_that_is_asked_for_must_be_there() -> None:
+    with ZarrData({}, fields=RESULT_FIELDS) as sink:
+        with pytest.raises(FieldError, match="'stress' is missing"):
+            sink.write(example_batch())
+        assert len(sink) == 0
+    with pytest.raises(FieldError, match="field 'enregy' is not in the table"):
+        ZarrData({}, fields=["enregy"])
+
+
+def test_zero_creates_the_store_again_where_fields_are_given() -> None:
+    place = MemoryStore()
+    with ZarrData(place, fields=["positions", "system_id"]) as sink:
+        sink.write(example_batch())
+        sink.zero()
+        assert StoreReader.open(place).n_systems == 0
+        sink.write(example_batch([2], 7))
+        assert sink.read().system_id.tolist() == [[7]]
+
+
+def test_zero_leaves_alone_what_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(StoreError, match="what is there is no store; it was left alone"):
+        ZarrData(tmp_path).zero()
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+# What cannot be stored
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "level", "words"),
+    [
+        ("mine/too", torch.zeros(2, 1), "system", "'mine/too' has a slash"),
+        ("mine", torch.zeros(2, 1, dtype=torch.complex64), "system", r"'mine' is complex64\[1\] per system; a store holds bool"),
+        ("mine", torch.zeros(2, 1, dtype=torch.bfloat16), "system", r"'mine' is bfloat16\[1\] per system"),
+        ("energy", torch.zeros(2), "system", r"'energy' is float32\[\] per system; the table of fields declares float64\[1\] per system"),
+        ("n_steps", torch.zeros(2, 1), "system", r"'n_steps' is float32\[1\] per system; the table .* int64\[1\] per system"),
+        ("shifts", torch.zeros(1, 3), "edge", "'shifts' is per edge; a store holds fields per atom and per system"),
+    ],
+)
+def test_keys_that_a_store_cannot_hold(name: str, tensor: torch.Tensor, level: str, words: str) -> None:
+    batch = Batch.from_arrays([1, 1], {"positions": torch.zeros(2, 3)}, {})
+    if level == "edge":
+        batch.replace_edges(np.array([1, 0]), {})
+    batch.add_key(name, tensor, level=level)
+    place = MemoryStore()
+    with ZarrData(place) as sink, pytest.raises(FieldError, match=words):
+        sink.write(batch)
+    assert not place._store_dict, "the store was created for nothing"
+
+
+@pytest.mark.parametrize("place", ["http://example.org/store.zarr", "ftp://x/y"])
+def test_places_that_are_none(place: str) -> None:
+    with pytest.raises(StoreError, match="begin with s3:// or gs://"):
+        ZarrData(place)
+
+
+def test_config_is_checked() -> None:
+    with pytest.raises(ArgumentError, match="config of a ZarrData has 'flush'; it has flush_s, system_chunk_rows, atom_chunk_rows"):
+        ZarrData({}, config={"flush": 1})
+
+
+# Cost
+
+
+class _CountingStore(MemoryStore):
+    """A store in memory that counts the bytes that go in and the values that are asked for."""
+
+    n_bytes = 0
+    n_gets = 0
+
+    async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
+        self.n_bytes += len(value)
+        await super().set(key, value, byte_range)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        self.n_gets += 1
+        return await super().get(key, prototype, byte_range)
+
+
+def test_a_write_does_not_depend_on_what_is_stored() -> None:
+    place = _CountingStore()
+    batch = example_batch([8] * 8)
+    costs = []
+    with ZarrData(place, config={"flush_s": 1000, "system_chunk_rows": 16, "atom_chunk_rows": 128}) as sink:
+        sink.write(batch)
+        sink.flush()
+        n_gets = place.n_gets
+        for _ in range(40):
+            before = place.n_bytes
+            sink.write(batch)
+            sink.flush()
+            costs.append(place.n_bytes - before)
+        assert place.n_gets == n_gets, "something was read back"
+    print(f"bytes per write of 8 systems: first {costs[:4]}, last {costs[-4:]}")
+    # Writes alternate between half a chunk and a whole one; the last are as dear as the first.
+    assert max(costs[-4:]) < 1.05 * max(costs[:4])
+
+
+def test_many_small_writes_make_few_files(tmp_path: Path) -> None:
+    path = tmp_path / "store.zarr"
+    with ZarrData(path) as sink:
+        for first_id in range(0, 400, 4):
+            sink.write(example_batch([40] * 4, first_id))
+    n_files = sum(1 for file in path.rglob("*") if file.is_file())
+    print(f"{n_files} files for 400 systems written 4 at a time")
+    assert n_files < 60
+    assert ZarrData(path).read().system_id.flatten().tolist() == list(range(400))
+
+
+def test_fields_of_the_table_keep_their_declared_type() -> None:
+    place = MemoryStore()
+    with ZarrData(place) as sink:
+        sink.write(example_batch(dtype=torch.float32))
+    for field in StoreReader.open(place).fields:
+        if field.name in FIELDS:
+            assert field == FIELDS[field.name]
