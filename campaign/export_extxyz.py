@@ -20,7 +20,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _BOOLEANS: Final = frozenset({"T", "F", "true", "false", "True", "False", "TRUE", "FALSE"})
-_TAKEN: Final = frozenset({"Lattice", "Properties", "pbc", "virial", "uid", *all_properties})
+_TAKEN: Final = frozenset({"Lattice", "Properties", "pbc", "virial", *all_properties})
 
 
 def frame_text(atoms: Atoms) -> str:
@@ -45,7 +45,7 @@ def frame_text(atoms: Atoms) -> str:
     if "stress" in results:
         parts.append(f'stress="{_numbers(voigt_6_to_full_3x3_stress(results["stress"]))}"')
     for key, value in atoms.info.items():
-        name = f"info_{key}" if key in _TAKEN else str(key)
+        name = f"info_{key}" if key in _TAKEN or str(key).lower() == "uid" else str(key)
         parts.append(f"{_key(name)}={_value(value)}")
     rows = "".join(" ".join(row) + "\n" for row in zip(*columns, strict=True))
     return f"{len(atoms)}\n{' '.join(parts)}\n{rows}"
@@ -93,7 +93,10 @@ def _numbers(values: Any) -> str:
 
 
 def _key(key: str) -> str:
-    return key if _BARE_KEY.fullmatch(key) else _quote(key or "_")
+    if _BARE_KEY.fullmatch(key):
+        return key
+    # A key has no way to hold a line break.
+    return _quote("".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in key) or "_")
 
 
 def _value(value: Any) -> str:

@@ -6,6 +6,7 @@ the one that counts. Shards may be written meanwhile: a store has what its root 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -208,9 +209,17 @@ def _state(paths: CampaignPaths, n_left: int, records: Mapping[int, list[RankRec
     if not records:
         return CampaignState.NEW
     last = max(records)
-    if not records[last] and paths.submission(last).exists():
+    if not records[last] and _is_pending(paths, last):
         return CampaignState.WAITING
     return CampaignState.STOPPED if any(paths.submission(round_).exists() or records[round_] for round_ in records) else CampaignState.NEW
+
+
+def _is_pending(paths: CampaignPaths, round_: int) -> bool:
+    """Whether a round was submitted and its end was not seen. The record is written by whoever submits; only its state is looked at."""
+    try:
+        return bool(json.loads(paths.submission(round_).read_bytes()).get("state") != "ended")
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _works(paths: CampaignPaths, record: RankRecord) -> bool:

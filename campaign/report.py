@@ -1,8 +1,8 @@
 """The arrow from a campaign directory to `report.html`: one file that opens without network, for mailing and for keeping.
 
-The page holds plotly.js, its style, and the data of its figures. A content security policy in it forbids the browser every request and every
-script but those two, by their hashes; so the file stays alone even if a text in it were not escaped. `report_contents` says what is shown,
-`analysis/markup` escapes, the template only arranges.
+The page holds plotly.js, its style, and the data of its figures. A content security policy in it forbids the browser every request, and
+every script but plotly.js and our own by their hashes; so the file stays alone even if a text in it were not escaped. `report_contents`
+says what is shown, `analysis/markup` escapes, the template only arranges.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from campaign.report_contents import (
     provenance,
     rejected,
     relaxation_drawings,
+    threads_of,
     tiles,
     unconverged,
 )
@@ -61,7 +62,7 @@ def _context(paths: CampaignPaths) -> dict[str, Any]:
     spec = read_spec(paths.spec)
     view = open_store(paths)
     progress = read_progress(paths)
-    runs = read_rank_runs(paths)
+    runs = read_rank_runs(paths, threads_of(view.attributes))
     timings = read_timings(paths)
     frame = view.frame(["outcome", "n_steps", "fmax", "smax"])
     energies, hull_members, energy_notes = energy_contents(view)

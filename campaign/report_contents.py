@@ -1,8 +1,8 @@
 """What a report says, as plain values: read from the files of a campaign, with nothing of how it looks.
 
-Any part may be missing (no ranks left a record, nothing converged, everything was refused, no structure is a bulk one); the report then has a
-sentence where the figure would be. Nothing here grows with the campaign beyond a few numbers per system: listings are cut, clouds thinned out,
-and text is read only of the rows that are shown.
+Any part may be missing (no ranks left a record, nothing converged, everything was refused, no structure is a bulk one); the report then has
+a sentence where the figure would be. Nothing here grows with the campaign beyond a few numbers per system: listings are cut, clouds thinned
+out, and text is read only of the rows that are shown.
 """
 
 from __future__ import annotations
@@ -105,6 +105,9 @@ def tiles(progress: Progress, runs: RankRuns, timings: Mapping[str, float]) -> l
         hosts = len({run.host for run in runs.runs if run.host})
         where = f" on {hosts} host{'s' if hosts > 1 else ''}" if hosts else ""
         found.append(Tile("Core time", duration(runs.core_s), f"{count(len(runs.runs))} rank runs{where}"))
+    gpu_s = sum(run.wall_s for run in runs.runs if run.device.startswith("cuda"))
+    if gpu_s > 0:
+        found.append(Tile("GPU time", duration(gpu_s), "a GPU for each rank that had one"))
     atom_steps, rank_s = sum(run.atom_steps for run in runs.runs), sum(run.wall_s for run in runs.runs if run.atom_steps)
     if atom_steps and rank_s > 0:
         found.append(
@@ -167,13 +170,17 @@ def _binary_hull(view: StoreView, hull: Hull) -> Drawing:
     figure = hull_figure(hull, _labels(view, table.index[chosen]))
     caption = f"Each point is a relaxed bulk structure; the line is the lower convex hull. {_thinned(len(chosen), len(table))}"
     lowest = table.loc[table["formation_energy"].idxmin()]
-    alt = f"{len(table)} structures of {first} and {second}; {int(table['on_hull'].sum())} on the hull, the lowest is {lowest['formula']} at {fixed(lowest['formation_energy'], 4)} eV per atom."
+    alt = (
+        f"{len(table)} structures of {first} and {second}; {int(table['on_hull'].sum())} on the hull, the lowest is {lowest['formula']} at "
+        f"{fixed(lowest['formation_energy'], 4)} eV per atom."
+    )
     return Drawing("hull", f"Convex hull of {first}–{second}", caption, alt, figure)
 
 
 def _above_hull(hull: Hull) -> Drawing:
     n_systems = hull.table["elements"].nunique()
-    caption = f"Energy above the hull of each structure's own chemical system; {count(n_systems)} chemical systems of {len(hull.elements)} elements."
+    seen = f"{count(n_systems)} chemical systems of {len(hull.elements)} elements"
+    caption = f"Energy above the hull of each structure's own chemical system; {seen}."
     alt = f"Distribution of the energy above the hull of {len(hull.table)} structures."
     return Drawing("above-hull", "Distance to the hull", caption, alt, above_hull_figure(hull))
 
@@ -338,11 +345,9 @@ def _share_of(value: float, whole: float) -> str:
 
 
 def _thinned(n_shown: int, n_all: int) -> str:
-    return (
-        ""
-        if n_shown == n_all
-        else f"{count(n_shown)} of {count(n_all)} are drawn, evenly chosen, all of the hull among them (at most {count(MAX_POINTS)})."
-    )
+    if n_shown == n_all:
+        return ""
+    return f"{count(n_shown)} of {count(n_all)} are drawn, evenly chosen, all of the hull among them (at most {count(MAX_POINTS)})."
 
 
 def provenance(attributes: Mapping[str, Any], reserved: frozenset[str]) -> list[tuple[str, str]]:
@@ -362,6 +367,25 @@ def provenance(attributes: Mapping[str, Any], reserved: frozenset[str]) -> list[
             found[key] = ", ".join(shown) + (f" and {len(values) - len(shown)} more" if len(values) > len(shown) else "")
         found["shards"] = count(len(shards))
     return list(found.items())
+
+
+def threads_of(attributes: Mapping[str, Any]) -> int:
+    """Return how many threads a rank had, as its shard says; that of the first shard where they differ, 1 where none says it.
+
+    >>> threads_of({"provenance": {"shared": {"hardware": {"threads": 4}}}})
+    4
+    """
+    combined = attributes.get("provenance")
+    places: list[Any] = [attributes]
+    if isinstance(combined, dict):
+        shards = combined.get("shards")
+        places += [combined.get("shared"), *(shards.values() if isinstance(shards, dict) else ())]
+    for place in places:
+        hardware = place.get("hardware") if isinstance(place, dict) else None
+        threads = hardware.get("threads") if isinstance(hardware, dict) else None
+        if isinstance(threads, int) and threads > 0:
+            return threads
+    return 1
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "", texts_only: bool = False) -> list[tuple[str, str]]:

@@ -119,7 +119,7 @@ class ExecutionSection(_Section):
     max_systems_in_batch: int = Field(512, ge=1, description="systems of a rank's batch")
     flush_s: float = Field(5.0, gt=0, strict=False, description="finished systems are on disk after at most this many seconds")
     max_rounds: int = Field(3, ge=1, description="rounds that `campaign run` submits before it stops short")
-    slurm: SlurmSection = Field(default_factory=SlurmSection)
+    slurm: SlurmSection = SlurmSection.model_validate({})
 
 
 class CampaignSpec(_Section):
@@ -129,8 +129,8 @@ class CampaignSpec(_Section):
     inputs: InputsSection
     model: ModelSection
     relax: RelaxSection
-    trajectory: TrajectorySection = Field(default_factory=TrajectorySection)
-    execution: ExecutionSection = Field(default_factory=ExecutionSection)
+    trajectory: TrajectorySection = TrajectorySection.model_validate({})
+    execution: ExecutionSection = ExecutionSection.model_validate({})
 
     @property
     def paths(self) -> CampaignPaths:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +39,16 @@ class VerifyReport:
     n_bytes: int
     n_recomputed: int
     findings: tuple[Finding, ...]
+
+    @property
+    def summary(self) -> str:
+        """What was looked at, in a few words."""
+        recomputed = f", {self.n_recomputed} recomputed with ASE" if self.n_recomputed else ""
+        return f"{self.n_systems} structures, each once; {self.n_bytes / 1e6:.1f} MB read back{recomputed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What `campaign verify --json` prints."""
+        return asdict(self)
 
 
 def run_verify(paths: CampaignPaths, recompute: int = 0, seed: int = 0) -> VerifyReport:

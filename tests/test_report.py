@@ -14,11 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from campaign.analysis.ranks import RankRuns, parse_run
+from campaign.consolidate import run_consolidate
 from campaign.errors import SpecError, StoreNotFoundError
 from campaign.fields import encode_error
 from campaign.outcomes import Outcome
 from campaign.paths import CampaignPaths, ShardName
+from campaign.progress import CampaignState, Progress
 from campaign.report import run_report
+from campaign.report_contents import provenance, threads_of, tiles
 from campaign.testing.synthetic import SyntheticSystems, synthetic_systems, write_synthetic_campaign
 from campaign.timings import append_timing
 
@@ -160,6 +164,18 @@ def test_every_script_that_may_run_is_allowed_by_its_hash(page: Page) -> None:
     policy = str(next(a["content"] for tag, a in page.elements if a.get("http-equiv")))
     allowed = re.findall(r"'sha256-[^']+'", policy)
     assert allowed == [content_hash(text) for attributes, text in page.scripts if attributes.get("type") is None]
+
+
+def test_core_time_counts_threads_and_gpus_count_themselves() -> None:
+    record = {"started_unix_s": 0, "ended_unix_s": 60, "device": "cuda:0", "outcomes": {"converged": 3}}
+    on_gpu, on_cpu = parse_run(ShardName(1, 0, 0, 0), record), parse_run(ShardName(1, 0, 1, 0), {**record, "device": "cpu"}, threads=4)
+    progress = Progress(6, {outcome.label: 0 for outcome in Outcome} | {"converged": 6}, 0.1, None, CampaignState.COMPLETE)
+    values = {tile.label: tile.value for tile in tiles(progress, RankRuns((on_gpu, on_cpu)), {})}
+    assert values["GPU time"] == "1 min"
+    assert values["Core time"] == "5 min"
+    assert threads_of({"hardware": {"threads": 8}}) == 8
+    assert threads_of({"provenance": {"shared": {}, "shards": {"a": {"hardware": {"threads": 2}}}}}) == 2
+    assert threads_of({"hardware": "unknown", "provenance": 3}) == 1
 
 
 def hostile_systems() -> SyntheticSystems:
@@ -305,6 +321,23 @@ def test_without_inputs_there_is_one_clear_line(tmp_path: Path) -> None:
     paths.inputs.mkdir()
     with pytest.raises(SpecError, match=r"campaign\.toml"):
         run_report(paths)
+
+
+def test_provenance_says_what_all_shards_share_and_what_differs(tmp_path: Path) -> None:
+    paths = write_synthetic_campaign(tmp_path / "run", synthetic_systems(40), consolidated=False)
+    run_consolidate(paths)
+    text = " ".join(report(paths).text.split())
+    assert "model_fingerprint 9f2c9f2c" in text
+    assert "versions.torch 2.13.0" in text
+    assert "hardware.cpu AMD EPYC 7763" in text
+    assert "shards 4" in text
+
+
+def test_provenance_lists_texts_that_differ_between_shards() -> None:
+    shards = {str(at): {"host": f"node{at % 7}", "device_seconds": at / 3} for at in range(20)}
+    combined = {"shared": {"model": {"name": "emt"}}, "shards": shards}
+    rows = provenance({"num_samples": 3, "provenance": combined}, frozenset({"num_samples"}))
+    assert rows == [("model.name", "emt"), ("host", "node0, node1, node2, node3, node4 and 2 more"), ("shards", "20")]
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium: apt-get install chromium runs this test")

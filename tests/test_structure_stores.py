@@ -26,7 +26,8 @@ def test_an_inputs_store_gives_its_structures_back(tmp_path: Path) -> None:
     assert [frame.index for frame in frames] == list(range(7))
     for frame, expected in zip(frames[:6], structures(6), strict=True):
         assert frame.refusal is None and frame.atoms is not None
-        assert np.allclose(frame.atoms.positions, expected.positions, atol=1e-7) and np.allclose(frame.atoms.cell.array, expected.cell.array)
+        assert np.allclose(frame.atoms.positions, expected.positions, atol=1e-7)
+        assert np.allclose(frame.atoms.cell.array, expected.cell.array)
         assert frame.atoms.numbers.tolist() == expected.numbers.tolist() and frame.atoms.pbc.all()
         assert frame.atoms.get_tags().tolist() == expected.get_tags().tolist()
         assert frame.atoms.info["number"] == expected.info["number"]

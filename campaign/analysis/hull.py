@@ -41,8 +41,9 @@ _QHULL_ELEMENTS: Final = 6
 class Hull:
     """Formation energies and distances to the hull of N structures.
 
-    `table` has the index system_id and the columns formula (reduced), elements, n_atoms, energy_per_atom, formation_energy and energy_above_hull
-    (eV/atom; NaN where an element has no reference) and on_hull (the lowest structure of a composition that lies on the hull).
+    `table` has the index system_id and the columns formula (reduced), elements, n_atoms, energy_per_atom, formation_energy and
+    energy_above_hull (eV/atom; NaN where an element has no reference) and on_hull (the lowest structure of a composition that lies on the
+    hull).
     `references` gives, for each element symbol, the system whose energy per atom stands for it; `missing` says in words what has none.
     """
 

@@ -39,18 +39,8 @@ OUTCOME_COLOURS: Final = {
 
 _POINT, _ACCENT = "#3f7fd1", "#d6455d"
 _SERIES: Final = (
-    "#3f7fd1",
-    "#1f9e89",
-    "#e6a01f",
-    "#8662b8",
-    "#d6455d",
-    "#5fb3d9",
-    "#7a9a3a",
-    "#c77ba7",
-    "#a0724c",
-    "#5a6acf",
-    "#4cb5ae",
-    "#8b929c",
+    *("#3f7fd1", "#1f9e89", "#e6a01f", "#8662b8", "#d6455d", "#5fb3d9"),
+    *("#7a9a3a", "#c77ba7", "#a0724c", "#5a6acf", "#4cb5ae", "#8b929c"),
 )
 
 

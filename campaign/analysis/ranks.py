@@ -1,8 +1,8 @@
 """What the ranks of a campaign say about their runs: when they worked, what they finished, where the time went.
 
-Each rank leaves a small JSON record (`campaign.worker.records` writes it). It is read here key by key, since a record may lack anything: the
-rank was killed before it wrote its end, or another release wrote it. What is not there counts as nothing, and a record without times is
-left out of what needs times.
+Each rank leaves a small JSON record (`campaign.worker.records` writes it). It is read here key by key, since a record may lack anything:
+the rank was killed before it wrote its end, or another release wrote it. What is not there counts as nothing, and a record without times
+is left out of what needs times.
 """
 
 from __future__ import annotations
@@ -94,8 +94,11 @@ class RankRuns:
         return {name: value for name, value in found.items() if value > 0}
 
 
-def read_rank_runs(paths: CampaignPaths) -> RankRuns:
-    """Return what all ranks of all rounds left; a file that cannot be read is counted, not raised."""
+def read_rank_runs(paths: CampaignPaths, threads: int = 1) -> RankRuns:
+    """Return what all ranks of all rounds left; a file that cannot be read is counted, not raised.
+
+    `threads` is how many a rank had where its record does not say.
+    """
     runs: dict[ShardName, RankRun] = {}
     n_unreadable = 0
     for round_ in sorted({*paths.rounds(), *(name.round for name in paths.shard_names())}):
@@ -109,11 +112,11 @@ def read_rank_runs(paths: CampaignPaths) -> RankRuns:
             if name is None or not isinstance(value, dict):
                 n_unreadable += 1
             else:
-                runs[name] = parse_run(name, value)
+                runs[name] = parse_run(name, value, threads)
     return RankRuns(tuple(runs[name] for name in sorted(runs)), n_unreadable)
 
 
-def parse_run(name: ShardName, value: Mapping[str, Any]) -> RankRun:
+def parse_run(name: ShardName, value: Mapping[str, Any], threads: int = 1) -> RankRun:
     """Return a rank's run from the JSON object it left, whatever that lacks.
 
     >>> parse_run(ShardName(1, 0, 3, 0), {"outcomes": {"converged": 12}}).n_finished
@@ -127,7 +130,7 @@ def parse_run(name: ShardName, value: Mapping[str, Any]) -> RankRun:
         state=str(value.get("state") or ""),
         host=str((process.get("host") if isinstance(process, dict) else value.get("host")) or ""),
         device=str(value.get("device") or ""),
-        threads=max(int(_number(value.get("threads"))), 1),
+        threads=int(_number(value.get("threads"))) or threads,
         started_at=_moment(value.get("started_unix_s", value.get("started_at"))),
         ended_at=_moment(value.get("ended_unix_s", value.get("ended_at"))),
         seconds=tuple((part, parts[part]) for part in [*known, *sorted(set(parts) - set(known))]),

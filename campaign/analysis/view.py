@@ -130,7 +130,7 @@ class StoreView:
         return resolved._take(np.flatnonzero(mask))
 
     def select_ids(self, system_ids: Int64[ndarray, " M"]) -> StoreView:
-        """Return the systems with these ids, in the order of this view; ids that it does not hold are passed over. Reads the ids at once."""
+        """Return the systems with these ids, in the order of this view; ids that it does not hold are passed over. Reads ids."""
         ids = self.frame([]).index.to_numpy(np.int64)
         return self.select(np.isin(ids, system_ids))
 

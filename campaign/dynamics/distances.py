@@ -20,11 +20,12 @@ from campaign.data.warp_interop import Precision, launch, precision_of
 
 __all__ = ["shortest_distance_ratio"]
 
-_MOST_IMAGES = wp.constant(200)
+_MOST_IMAGES = wp.constant(200_000)
+"""Images beyond which a cell has collapsed and no number means anything."""
 
 
 def shortest_distance_ratio(batch: Batch) -> Float[Tensor, "N 1"]:
-    """Return the ratio per system; NaN for a lone atom without images, or where a position is not finite.
+    """Return the ratio per system; NaN for a lone atom without images, a collapsed cell, or a position that is not finite.
 
     >>> import numpy as np
     >>> h2 = Batch.from_arrays([2], {"positions": np.array([[0.0, 0, 0], [0, 0, 0.62]]), "atomic_numbers": np.array([1, 1])}, {})
@@ -57,7 +58,7 @@ def _kernel(precision: Precision) -> wp.Kernel:
         """Largest shift that can be nearer than `distance`."""
         n = int(0)
         if spacing > zero:
-            n = wp.min(int(wp.floor(wp.min(distance / spacing + half, real(1.0e6)))), _MOST_IMAGES)
+            n = int(wp.floor(wp.min(distance / spacing + half, real(1.0e4))))
         return n
 
     @wp.kernel(enable_backward=False, module="unique")
@@ -172,6 +173,10 @@ def _kernel(precision: Precision) -> wp.Kernel:
                 n_u = reach(limit, h_u)
                 n_v = reach(limit, h_v)
                 n_w = reach(limit, h_w)
+                images = real(2 * n_u + 1) * real(2 * n_v + 1) * real(2 * n_w + 1)
+                if not (images <= real(_MOST_IMAGES)):
+                    ratio[s, 0] = wp.sqrt(real(-1.0))
+                    return
                 nearest = real(-1.0)
                 for p in range(-n_u, n_u + 1):
                     for q in range(-n_v, n_v + 1):

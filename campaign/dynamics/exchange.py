@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from campaign.data import Batch
-
-if TYPE_CHECKING:
-    from campaign.dynamics.sampler import Sampler
+from campaign.dynamics.sampler import Sampler, SizeAwareSampler
 
 __all__ = ["append_newcomers", "bookkeep", "newcomers_for"]
 
@@ -30,7 +27,12 @@ def newcomers_for(sampler: Sampler, kept: Batch | None, device: torch.device) ->
     most_atoms = getattr(sampler, "max_atoms", None)
     room = sys.maxsize if most_systems is None else most_systems - n_systems
     atoms = sys.maxsize if most_atoms is None else most_atoms - n_atoms
-    return sampler.next_batch(room, atoms, device) if room > 0 and atoms > 0 else None
+    if room < 1 or atoms < 1:
+        return None
+    most_edges = getattr(sampler, "max_edges", None)
+    if most_edges is None or not isinstance(sampler, SizeAwareSampler):
+        return sampler.next_batch(room, atoms, device)
+    return sampler.next_batch(room, atoms, device, max_edges=most_edges - (0 if kept is None else kept.num_edges))
 
 
 def bookkeep(batch: Batch, factories: KeyFactories) -> None:

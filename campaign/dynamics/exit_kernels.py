@@ -159,7 +159,8 @@ def exit_kernel(precision: Precision) -> wp.Kernel:
             outcome[i, 0] = _CONVERGED
             newly[i] = True
             wp.atomic_add(tally, 2, 1)
-        elif n_steps[i, 0] >= wp.int64(max_steps):
+        elif n_steps[i, 0] >= wp.int64(max_steps) or status[i, 0] >= wp.int64(exit_status):
+            # A hook may take a system out early by its status; it then ends as what it is, not converged.
             outcome[i, 0] = _MAX_STEPS
         else:
             return

@@ -71,8 +71,10 @@ class ExitSettings:
             raise ArgumentError(f"max_steps is {self.max_steps}; it must be 0 or more. Correct it.")
 
 
-def prepare(batch: Batch) -> None:
+def prepare(batch: Batch, first_id: int = 0) -> None:
     """Give a batch every key that a relaxation keeps per system, for systems that have not begun; positions must be there.
+
+    Systems without `system_id` get the numbers from `first_id` on.
 
     >>> batch = Batch.from_arrays([1], {"positions": torch.zeros(1, 3)}, {})
     >>> prepare(batch)
@@ -91,7 +93,7 @@ def prepare(batch: Batch) -> None:
     if "fixed" not in batch:
         batch["fixed"] = torch.zeros(batch.num_nodes, 3, dtype=torch.bool, device=device)
     if "system_id" not in batch:
-        batch["system_id"] = torch.arange(n, device=device).view(n, 1)
+        batch["system_id"] = torch.arange(first_id, first_id + n, device=device).view(n, 1)
     for key, start in (("status", 0), ("outcome", RUNNING), ("n_steps", 0), (CAUSE, Cause.NONE)):
         batch.add_key(key, torch.full((n, 1), int(start), dtype=torch.int64, device=device), "system", overwrite=True)
     for key in ("fmax", "smax", "initial_energy", "shortest_distance_ratio"):

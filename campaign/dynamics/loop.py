@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from campaign.data import Batch
+from campaign.data import Batch, Segments
 from campaign.dynamics.convergence import ConvergenceHook
 from campaign.dynamics.exchange import append_newcomers, bookkeep, newcomers_for
 from campaign.errors import ArgumentError, ModelOutputError, OperandError, SamplerError, SinkFullError
@@ -55,8 +55,8 @@ class BaseDynamics(HookRegistryMixin):
     Raises:
         OperandError: the model is no `BaseModelMixin` (a TypeError).
 
-    >>> from campaign.models.demo import DemoModel
-    >>> BaseDynamics(DemoModel(), n_steps=5).n_steps
+    >>> from campaign.models.demo import DemoModelWrapper
+    >>> BaseDynamics(DemoModelWrapper(), n_steps=5).n_steps
     5
     """
 
@@ -121,7 +121,10 @@ class BaseDynamics(HookRegistryMixin):
         self.current_hook_stage: DynamicsStage | None = None
         self.update_mask: Bool[Tensor, " N"] | None = None
         """Systems that the update in progress may change; None is all."""
+        self.active_mask: Bool[Tensor, " N"] | None = None
+        """Systems that are this dynamics' as a sub-stage; None is all. Told to hooks."""
         self._fresh: Bool[Tensor, " N"] | None = None
+        self._state_of: Segments | None = None
         self._last_converged: Int64[Tensor, " M"] | None = None
         self._last_outputs: ModelOutputs | None = None
         self._init_hooks(hooks)
@@ -272,18 +275,19 @@ class BaseDynamics(HookRegistryMixin):
     # State
 
     def _ensure_state_initialized(self, batch: Batch) -> None:
-        if not hasattr(self, "_state"):
-            if self.evaluates_first and self._fresh is None:
-                self._fresh = torch.ones(batch.num_graphs, dtype=torch.bool, device=batch.device)
-            self._init_state(batch)
+        """Make the state anew unless it belongs to exactly these systems in this order."""
+        if self._state_of is batch.atom_segments:
+            return
+        self._state_of = batch.atom_segments
+        self._fresh = torch.ones(batch.num_graphs, dtype=torch.bool, device=batch.device) if self.evaluates_first else None
+        self._init_state(batch)
 
     def _sync_state_to_batch(self, remaining_indices: Int64[Tensor, " M"], n_new: int, template_batch: Batch) -> None:
         """Keep the state of the systems that remain, in this order, and make that of the last `n_new` systems of `template_batch`."""
-        if self.evaluates_first and (n_new or self._fresh is not None):
-            stale = torch.zeros(len(remaining_indices), dtype=torch.bool, device=template_batch.device)
-            if self._fresh is not None:
-                stale = self._fresh[torch.as_tensor(remaining_indices, device=self._fresh.device)]
-            self._fresh = torch.cat([stale, torch.ones(n_new, dtype=torch.bool, device=stale.device)])
+        if self._state_of is None:
+            return  # nothing has been stepped yet; the first step makes the state
+        self._sync_fresh(remaining_indices, n_new if self.evaluates_first else 0, template_batch)
+        self._state_of = template_batch.atom_segments
         if not hasattr(self, "_state"):
             return
         parts = [self._state.index_select(remaining_indices)] if len(remaining_indices) else []
@@ -292,10 +296,19 @@ class BaseDynamics(HookRegistryMixin):
             parts.append(new_state)
         if not parts:
             del self._state
+            self._state_of = None
             return
         self._state: Batch = parts[0]
         for part in parts[1:]:
             self._state.append(part)
+
+    def _sync_fresh(self, remaining_indices: Int64[Tensor, " M"], n_new: int, template_batch: Batch) -> None:
+        if self._fresh is None and not n_new:
+            return
+        device = template_batch.device
+        remaining = torch.as_tensor(remaining_indices, device=device)
+        kept = torch.zeros(len(remaining), dtype=torch.bool, device=device) if self._fresh is None else self._fresh[remaining]
+        self._fresh = torch.cat([kept, torch.ones(n_new, dtype=torch.bool, device=device)])
 
     @classmethod
     def register_bookkeeping_key(cls, key: str, init_fn: Callable[[int, torch.device], Tensor]) -> None:
@@ -362,6 +375,7 @@ class BaseDynamics(HookRegistryMixin):
             workflow=self,
             step_count=self.step_count,
             converged_mask=converged_mask,
+            active_graph_mask=self.active_mask,
         )
 
     def _hooks_to_open(self) -> list[Hook]:

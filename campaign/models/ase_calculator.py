@@ -31,8 +31,8 @@ __all__ = ["AseCalculatorModel"]
 class AseCalculatorModel(nn.Module, BaseModelMixin):
     """An ASE calculator, given as import path and keyword arguments.
 
-    Options: `calculator`, "module:name" of a class or function that returns a calculator; `arguments`, its keyword arguments. The import runs
-    the code of that module, so the path must be one that you trust. The stress is zero where the calculator gives none, as for a system
+    Options: `calculator`, "module:name" of a class or function that returns a calculator; `arguments`, its keyword arguments. The import
+    runs the code of that module, so the path must be one that you trust. The stress is zero where the calculator gives none, as for a system
     without a volume. What the calculator raises for a system goes to the caller, which then finds the system and fails it alone.
 
     >>> model = AseCalculatorModel("ase.calculators.morse:MorsePotential", {"r0": 2.5})
@@ -109,11 +109,12 @@ class AseCalculatorModel(nn.Module, BaseModelMixin):
                 "'ase.calculators.emt:EMT'. Correct it in [model.options], or install its package."
             ) from error
         try:
-            return factory(**self.arguments)
+            made: Calculator = factory(**self.arguments)
         except (TypeError, ValueError) as error:
             raise SpecError(
                 f"the calculator {self.calculator_path!r} refuses {self.arguments!r}: {error}. Mend arguments in [model.options]."
             ) from error
+        return made
 
     def provenance(self) -> dict[str, str | int | float]:
         package = self.calculator_path.partition(":")[0].partition(".")[0]

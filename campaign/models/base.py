@@ -47,9 +47,9 @@ class NeighborConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     cutoff: float = Field(gt=0, description="pairs closer than this many Å")
-    format: NeighborListFormat = Field(NeighborListFormat.COO, description="one row per pair or per atom")
-    half_list: bool = Field(False, description="each pair once instead of from both sides")
-    skin: float = Field(0.0, ge=0, description="lists reach so many Å further and are kept until an atom moved half of it")
+    format: NeighborListFormat = Field(default=NeighborListFormat.COO, description="one row per pair or per atom")
+    half_list: bool = Field(default=False, description="each pair once instead of from both sides")
+    skin: float = Field(default=0.0, ge=0, description="lists reach so many Å further and are kept until an atom moved half of it")
 
 
 class ModelConfig(BaseModel):
@@ -62,14 +62,14 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    outputs: frozenset[str] = Field(frozenset({"energy"}), description="everything the model can compute")
-    autograd_outputs: frozenset[str] = Field(frozenset(), description="those of the outputs that come from autograd")
-    autograd_inputs: frozenset[str] = Field(frozenset({"positions"}), description="keys that need gradients for them")
-    required_inputs: frozenset[str] = Field(frozenset(), description="keys needed besides positions, atomic_numbers and neighbours")
-    optional_inputs: frozenset[str] = Field(frozenset(), description="keys used where present")
-    supports_pbc: bool = Field(False, description="periodic systems are possible")
-    needs_pbc: bool = Field(False, description="pbc must be present")
-    neighbor_config: NeighborConfig | None = Field(None, description="neighbours needed; None needs none")
+    outputs: frozenset[str] = Field(default=frozenset({"energy"}), description="everything the model can compute")
+    autograd_outputs: frozenset[str] = Field(default=frozenset(), description="those of the outputs that come from autograd")
+    autograd_inputs: frozenset[str] = Field(default=frozenset({"positions"}), description="keys that need gradients for them")
+    required_inputs: frozenset[str] = Field(default=frozenset(), description="keys needed besides positions, atomic_numbers and neighbours")
+    optional_inputs: frozenset[str] = Field(default=frozenset(), description="keys used where present")
+    supports_pbc: bool = Field(default=False, description="periodic systems are possible")
+    needs_pbc: bool = Field(default=False, description="pbc must be present")
+    neighbor_config: NeighborConfig | None = Field(default=None, description="neighbours needed; None needs none")
     active_outputs: set[str] = Field(default_factory=set, description="outputs to compute; all unless given")
     gradient_keys: set[str] = Field(default_factory=set, description="more keys to enable gradients for")
 

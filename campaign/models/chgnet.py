@@ -1,7 +1,7 @@
 """CHGNet, a graph network for inorganic crystals that also knows magnetic moments, as one batched forward pass.
 
-B. Deng et al., Nat. Mach. Intell. 5, 1031 (2023). The package `chgnet` brings network, weights and the conversion of a structure to its graph
-of atoms and bonds. That conversion is made per system and step on the CPU, by the package, and is where much of the time goes.
+B. Deng et al., Nat. Mach. Intell. 5, 1031 (2023). The package `chgnet` brings network, weights and the conversion of a structure to its
+graph of atoms and bonds. That conversion is made per system and step on the CPU, by the package, and is where much of the time goes.
 
 Weights: only those in the installed wheel are loaded. They are pickles, which run code when loaded, just as the package that they come
 with does; so no option names another file.
@@ -50,7 +50,7 @@ class CHGNetModel(nn.Module, BaseModelMixin):
 
     name = "chgnet"
     supported_elements = frozenset(range(1, 95))
-    # Over the crystals and the slab of tests/models/structures.py, 1e-6 and 2e-7 were measured: the rounding of float32 at 10 eV.
+    # Over crystals and a slab 1e-6 and 2e-7 were measured, which is the rounding of float32 at 10 eV.
     batch_dependence_ev_per_atom = 4e-6
     batch_dependence_ev_per_ang = 2e-5
 
@@ -117,7 +117,8 @@ class CHGNetModel(nn.Module, BaseModelMixin):
         dynamics = import_optional("chgnet.model.dynamics", "chgnet", "chgnet")
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            return dynamics.CHGNetCalculator(model=self.network, use_device=str(self.device), on_isolated_atoms="ignore")
+            calculator: Calculator = dynamics.CHGNetCalculator(model=self.network, use_device=str(self.device), on_isolated_atoms="ignore")
+        return calculator
 
     def provenance(self) -> dict[str, str | int | float]:
         return {
@@ -132,4 +133,5 @@ class CHGNetModel(nn.Module, BaseModelMixin):
 
 
 def _handedness(data: Batch) -> Float[Tensor, "N 1 1"]:
-    return torch.linalg.det(data["cell"].to(torch.float32)).sign()[:, None, None]
+    sign: Tensor = torch.linalg.det(data["cell"].to(torch.float32)).sign()
+    return sign[:, None, None]

@@ -1,7 +1,7 @@
 """The demonstration model of the dynamics contract: a tiny network of coordinates and elements, with forces by autograd.
 
-It is not invariant under translation or rotation and has no physics. It shows how a `torch.nn.Module` becomes a model, and lets hooks, sinks
-and engines be tried without a potential. Names and signatures are those of nvalchemi's `models.demo`.
+It is not invariant under translation or rotation and has no physics. It shows how a `torch.nn.Module` becomes a model, and lets hooks,
+sinks and engines be tried without a potential. Names and signatures are those of nvalchemi's `models.demo`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class DemoModel(nn.Module):
         """Return the features of each atom."""
         element = self.embedding(atomic_numbers)
         place = self.coord_embedding(positions)
-        mixture: Tensor = self.joint_mlp(torch.cat([element, place], dim=-1))
-        return mixture + element + place
+        features: Tensor = self.joint_mlp(torch.cat([element, place], dim=-1)) + element + place
+        return features
 
     def forward(
         self,

@@ -19,7 +19,7 @@ from campaign.data.warp_interop import launch, precision_of
 from campaign.models.base import BaseModelMixin, ModelConfig, ModelOutputs, NeighborConfig, NeighborListFormat
 from campaign.models.row_kernels import system_sums_kernel
 
-__all__ = ["AtomResults", "KernelModel", "Rows", "SKIN_OVER_CUTOFF"]
+__all__ = ["SKIN_OVER_CUTOFF", "AtomResults", "KernelModel", "Rows"]
 
 SKIN_OVER_CUTOFF = 0.1
 """Default Verlet skin over cutoff: a third more pairs in the list, which then lasts for several steps of a relaxation."""
@@ -69,9 +69,7 @@ class KernelModel(nn.Module, BaseModelMixin):
             outputs=frozenset({"energy", "forces", "stress"}),
             optional_inputs=frozenset({"cell", "pbc", "neighbor_matrix_shifts"}),
             supports_pbc=True,
-            neighbor_config=NeighborConfig(
-                cutoff=cutoff_ang, format=NeighborListFormat.MATRIX, skin=SKIN_OVER_CUTOFF * cutoff_ang
-            ),
+            neighbor_config=NeighborConfig(cutoff=cutoff_ang, format=NeighborListFormat.MATRIX, skin=SKIN_OVER_CUTOFF * cutoff_ang),
         )
         self._scratch: dict[str, Tensor] = {}
 

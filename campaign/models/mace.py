@@ -1,7 +1,7 @@
 """MACE, equivariant message passing with many-body messages, as one batched forward pass over a model file of one's own.
 
-I. Batatia et al., Adv. Neural Inf. Process. Syst. 35, 11423 (2022). The package `mace-torch` brings the network's code; weights come from a file that
-the spec names.
+I. Batatia et al., Adv. Neural Inf. Process. Syst. 35, 11423 (2022). The package `mace-torch` brings the network's code; weights come from a
+file that the spec names.
 
 A MACE file is a pickled module, and **loading it runs whatever code it holds**. Only name files that you trust as you trust a program, and
 give their `sha256`, which is checked before anything is loaded.
@@ -34,8 +34,8 @@ class MACEModel(nn.Module, BaseModelMixin):
     """A MACE model in float64 or float32.
 
     Options: `path` of the model file; `sha256` of it, optional, refused if it differs; `head` of a model with several. Bits of a system
-    depend on its batch mates, in the last digits of the precision chosen. For a system that is periodic in one or two directions the stress is
-    by the volume of its cell, where the package's own calculator takes that of a box it sets up itself.
+    depend on its batch mates, in the last digits of the precision chosen. For a system that is periodic in one or two directions the stress
+    is by the volume of its cell, where the package's own calculator takes that of a box it sets up itself.
 
     Raises:
         MissingDependencyError: `mace-torch` is not installed.
@@ -97,7 +97,9 @@ class MACEModel(nn.Module, BaseModelMixin):
         owners = data.batch_idx.long()
         graph: dict[str, Any] = {
             "positions": positions,
-            "node_attrs": nn.functional.one_hot(self._column[data["atomic_numbers"].long()], len(self.supported_elements or ())).to(self.dtype),
+            "node_attrs": nn.functional.one_hot(self._column[data["atomic_numbers"].long()], len(self.supported_elements or ())).to(
+                self.dtype
+            ),
             "edge_index": torch.stack([edges.source, edges.target]),
             "unit_shifts": edges.shift.to(self.dtype),
             "shifts": torch.einsum("ek,ekx->ex", edges.shift.to(self.dtype), cell[owners[edges.source]]),
@@ -121,7 +123,8 @@ class MACEModel(nn.Module, BaseModelMixin):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             network = torch.load(self._path, map_location="cpu", weights_only=False)
-            return calculators.MACECalculator(models=network, device=device, default_dtype=dtype, head=self.head)
+            calculator: Calculator = calculators.MACECalculator(models=network, device=device, default_dtype=dtype, head=self.head)
+        return calculator
 
     def provenance(self) -> dict[str, str | int | float]:
         return {

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """What the kernels over neighbour rows share: the vector to a neighbour, and sums over the atoms of a system.
 
 One thread works on one atom and goes through its own row in order; then one thread works on one system and adds its atoms in order. No

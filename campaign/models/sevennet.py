@@ -1,8 +1,8 @@
 """SevenNet-0, an equivariant graph network for inorganic crystals, as one batched forward pass.
 
-Y. Park, J. Kim, S. Hwang, S. Han, J. Chem. Theory Comput. 20, 4857 (2024). The package `sevenn` brings network and weights; this file builds its input
-from a batch and turns its output into energies, forces and stress. The network differentiates its energy by the edge vectors, so forces
-and stress come out of one backward pass.
+Y. Park, J. Kim, S. Hwang, S. Han, J. Chem. Theory Comput. 20, 4857 (2024). The package `sevenn` brings network and weights; this file makes
+its input of a batch, and energies, forces and stress of its output. The network differentiates its energy by the edge vectors, so forces and
+stress come out of one backward pass.
 
 Weights: only checkpoints that lie in the installed wheel are loaded. They are pickles, which run code when loaded, just as the package
 that they come with does; so no option names another file.
@@ -50,7 +50,7 @@ class SevenNetModel(nn.Module, BaseModelMixin):
     """
 
     name = "sevennet"
-    # Over the crystals, the slab and the molecule of tests/models/structures.py, 1e-6 and 2e-6 were measured: the rounding of float32 at 10 eV.
+    # Over crystals, a slab and a molecule 1e-6 and 2e-6 were measured, which is the rounding of float32 at 10 eV.
     batch_dependence_ev_per_atom = 4e-6
     batch_dependence_ev_per_ang = 2e-5
 
@@ -115,7 +115,8 @@ class SevenNetModel(nn.Module, BaseModelMixin):
         calculators = import_optional("sevenn.calculator", "sevennet", "sevennet")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return calculators.SevenNetCalculator(model=str(self._path), device=next(self.network.parameters()).device)
+            calculator: Calculator = calculators.SevenNetCalculator(model=str(self._path), device=next(self.network.parameters()).device)
+        return calculator
 
     def provenance(self) -> dict[str, str | int | float]:
         return {

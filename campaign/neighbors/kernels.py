@@ -20,7 +20,7 @@ NOT_FINITE = wp.constant(2)
 FLATTEST = wp.constant(wp.float64(1e-8))
 MAX_IMAGES = wp.constant(1_000_000)
 ROUNDING = wp.constant(wp.float64(1e-9))
-FURTHEST = wp.constant(wp.float64(1e9))
+FURTHEST_ANG = wp.constant(1_000_000_000)
 
 
 @wp.kernel(enable_backward=False, module="unique")
@@ -160,12 +160,12 @@ def search_kernel(precision: Precision):
             d_y = wp.float64(there[1]) - y
             d_z = wp.float64(there[2]) - z
             # True for NaN and infinity, in positions and cells. One such pair is listed, so that whoever sums over the row gets NaN.
-            is_lost = not (wp.abs(d_x) + wp.abs(d_y) + wp.abs(d_z) < FURTHEST) or state[s] != 0
+            is_lost = not (wp.abs(d_x) + wp.abs(d_y) + wp.abs(d_z) < wp.float64(FURTHEST_ANG)) or state[s] != 0
             if is_lost or not is_periodic:
                 is_pair = j != i and d_x * d_x + d_y * d_y + d_z * d_z < radius_sq
                 if is_lost:
                     is_pair = j != i and not has_lost
-                    has_lost = True
+                    has_lost = has_lost or is_pair
                 if is_pair:
                     if n < width:
                         matrix[i, n] = j
@@ -251,6 +251,10 @@ def check_kernel(precision: Precision):
         if not (allowed >= wp.float64(0.0)):
             outgrown[s] = True
             return
+        # No atom may go unnoticed that was moved by a whole lattice vector: those are not shorter than 1 / max|d|.
+        longest_dual = wp.max(wp.max(wp.length(old_duals[s][0]), wp.length(old_duals[s][1])), wp.length(old_duals[s][2]))
+        if longest_dual > wp.float64(0.0):
+            allowed = wp.min(allowed, wp.float64(0.49) / longest_dual)
         allowed_sq = allowed * allowed
         is_strained = size > wp.float64(0.0)
         result = bool(False)

@@ -16,6 +16,7 @@ from campaign.errors import NeighborListError
 from campaign.neighbors.alchemiops import find_pairs_in_cell_lists
 from campaign.neighbors.all_pairs import find_pairs
 from campaign.neighbors.cells import ENDLESS, MAX_IMAGES, Cells
+from campaign.neighbors.kernels import FURTHEST_ANG
 from campaign.neighbors.rows import NeighborRows, create_rows
 
 __all__ = ["LARGE_SYSTEM", "MAX_ROW_BYTES", "fill_rows", "make_rows", "roomy_width"]
@@ -94,11 +95,15 @@ def _large_systems(positions: Tensor, atoms: Segments, cells: Cells, wanted: Ten
     large = np.flatnonzero(atoms.lengths >= LARGE_SYSTEM)
     if len(large) == 0:
         return large
-    # Cell lists cannot place an atom that is nowhere; looking at all pairs can, and finds nothing.
+    # Cell lists cannot place an atom that is nowhere or very far away; looking at all pairs can say that it is lost.
     usable = (wanted & (cells.state == 0)).cpu().numpy()
-    usable_large = [s for s in large if usable[s] and bool(positions[int(atoms.ptr[s]) : int(atoms.ptr[s + 1])].isfinite().all())]
+    usable_large = [s for s in large if usable[s] and float(_of_system(positions, atoms, s).abs().max()) < FURTHEST_ANG]
     _log.debug("neighbours of %d systems by nvalchemiops cell lists", len(usable_large))
     return np.array(usable_large, dtype=np.int64)
+
+
+def _of_system(positions: Tensor, atoms: Segments, system: int) -> Tensor:
+    return positions[int(atoms.ptr[system]) : int(atoms.ptr[system + 1])]
 
 
 def _refuse_endless(cells: Cells, wanted: Tensor) -> None:

@@ -9,6 +9,9 @@ was at a distance x⁰ ≥ cutoff + skin and is now at
 so nothing is missing as long as max|u| ≤ ((1 - |F - 1|)(cutoff + skin) - cutoff) / 2: half the skin for a cell that stays, less for one
 that changes, whether it shrinks or not. A cell relaxation that carries its atoms along makes u small and rarely needs a new list.
 
+It is also kept below half of the shortest lattice vector (which is not shorter than 1 / max|d⁰_k|), so that an atom that was moved by one,
+into its cell, is noticed: the shifts of its pairs are other ones.
+
 This holds whoever the atoms are, so it also decides whether the rows of a system that has changed its place in the batch can be kept.
 """
 

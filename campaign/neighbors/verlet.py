@@ -98,7 +98,9 @@ class VerletList:
     def _recognise(self, batch: Batch) -> Int32[ndarray, " N"] | None:
         """Return where each system was in the last batch, negative where it is new; None if nothing can be said."""
         ids = _ids_of(batch)
-        if self._atoms is None or self._ids is None or ids is None or len(self._ids) == 0:
+        if self._atoms is None or self._reference is None or self._ids is None or ids is None or len(self._ids) == 0:
+            return None
+        if self._reference.positions.dtype != batch["positions"].dtype:
             return None
         order = np.argsort(self._ids, kind="stable")
         place = np.minimum(np.searchsorted(self._ids[order], ids), len(order) - 1)
@@ -117,8 +119,7 @@ class VerletList:
         copy_rows(rows, old, followed, new, torch.from_numpy(source).to(batch.device))
         kept = np.flatnonzero(source >= 0)
         moved = Reference(positions.clone(), vectors.clone(), torch.zeros_like(vectors), pbc.clone())
-        if reference.positions.dtype == positions.dtype:
-            moved.take(reference, new, kept, old, source[kept])
+        moved.take(reference, new, kept, old, source[kept])
         self.rows, self._reference = followed, moved
         self._ids = _ids_of(batch)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -188,6 +188,16 @@ def plan_trajectory(
     return _cut(names, source[chosen], row[chosen], ids[chosen], n_atoms[chosen], len(ids) - len(chosen), 0, fields, budget_bytes)
 
 
+def replace_budget(plan: ConsolidationPlan, budget_bytes: int) -> ConsolidationPlan:
+    """Return the plan with another budget, which decides how many Dask tasks run at the same time.
+
+    Raises:
+        ResourceError: one Dask task would need more.
+    """
+    _check_budget(plan.peak_bytes, budget_bytes)
+    return replace(plan, budget_bytes=budget_bytes)
+
+
 def choose_chunking(n_systems: int, n_atoms: int) -> Chunking:
     """Return chunk and output shard sizes; they depend on what is stored alone, so equal contents have equal bytes.
 
@@ -234,14 +244,18 @@ def _cut(
     ranges = tuple(_ranges(ptr, chunking))
     rows = [part.stop - part.start if part.level is Level.SYSTEM else int(ptr[part.last] - ptr[part.first]) for part in ranges]
     peak = max((range_bytes(part, n, fields, chunking) for part, n in zip(ranges, rows, strict=True)), default=0)
-    if peak > budget_bytes:
-        raise ResourceError(
-            f"consolidation needs {peak / 2**20:.0f} MiB for one Dask task, but its budget is {budget_bytes / 2**20:.0f} MiB. "
-            f"Give it at least {-(-peak // 2**20)} MiB."
-        )
+    _check_budget(peak, budget_bytes)
     return ConsolidationPlan(
         names, source.astype(np.int32), row, system_ids, n_atoms, n_duplicates, n_missing, chunking, ranges, peak, budget_bytes
     )
+
+
+def _check_budget(peak_bytes: int, budget_bytes: int) -> None:
+    if peak_bytes > budget_bytes:
+        raise ResourceError(
+            f"consolidation needs {peak_bytes / 2**20:.0f} MiB for one Dask task, but its budget is {budget_bytes / 2**20:.0f} MiB. "
+            f"Give it at least {-(-peak_bytes // 2**20)} MiB."
+        )
 
 
 def _ranges(ptr: Int64[ndarray, " N+1"], chunking: Chunking) -> list[OutputRange]:

@@ -74,7 +74,9 @@ def open_target(target: Target, read_only: bool = False) -> Store:
     try:
         return ObjectStore(from_url(str(target)), read_only=read_only)
     except Exception as error:
-        raise StoreError(f"cannot open {target}: {error}. Check the URL, and the credentials and region in the environment.") from error
+        raise StoreError(
+            f"cannot open {target}: {_first_part(error)}. Check the URL, and the credentials and region in the environment."
+        ) from error
 
 
 def describe(target: Target) -> str:
@@ -146,4 +148,9 @@ def mapped_errors(where: str, doing: str) -> Iterator[None]:
             raise ResourceError(f"{seen}. What was committed before stays readable. Make room, then run the same command again.") from error
         raise StoreError(f"{doing} {where}: {error}. Check that the place exists and is writable.") from error
     except Exception as error:
-        raise StoreError(f"{doing} {where}: {type(error).__name__}: {error}. Check the place and its credentials.") from error
+        raise StoreError(f"{doing} {where}: {_first_part(error)}. Check the place and its credentials.") from error
+
+
+def _first_part(error: Exception) -> str:
+    # obstore appends pages of its inner state, which stay in the cause.
+    return f"{type(error).__name__}: {str(error).split(chr(10), 1)[0].rstrip('. ')}"

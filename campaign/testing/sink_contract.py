@@ -349,6 +349,19 @@ class SinkContract(ABC):
         else:
             assert "neighbor_list" not in read
 
+    def test_neighbour_data_may_come_and_go(self, sink: DataSink) -> None:
+        # As when a hook takes it off the batch because atoms were wrapped into their cells.
+        plain, listed, matrix = example_batch([3]), example_batch([2], 10), with_neighbor_matrix(example_batch([4], 20), 2)
+        listed.replace_edges(np.array([2]), {"neighbor_list": torch.tensor([[0, 1], [1, 0]])})
+        for batch in (listed, plain, matrix, listed):
+            sink.write(batch)
+        wanted = _joined(*(batch.index_select([0], exclude_keys=NEIGHBOR_KEYS) for batch in (listed, plain, matrix, listed)))
+        assert_same_systems(sink.read(), wanted)
+        sink.zero()
+        for batch in (plain, listed):
+            sink.write(batch)
+        assert_same_systems(sink.read(), wanted.index_select([1, 0]))
+
     # The batch is the caller's
 
     def test_the_live_batch_is_not_changed(self, sink: DataSink) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 
-from campaign.dynamics.relax import Relaxation, RelaxSettings, RunStatistics
+from campaign.dynamics.relax import Relaxation, RelaxSettings
 from campaign.errors import MissingDeviceError
 from campaign.models.registry import create_model
 from campaign.paths import ShardName
@@ -68,7 +68,7 @@ def run_rank(
             max_atoms = spec.execution.max_atoms_in_batch
             sampler = InputSampler(StoreReader.open(paths.inputs), assignment, done_mask, claims, max_atoms)
             max_systems = systems_in_flight(len(assignment), place.n_ranks, spec.execution.max_systems_in_batch)
-            relaxation = Relaxation(model, relax_settings(spec), sampler, [sink], hooks, max_systems, max_atoms)
+            relaxation = Relaxation(model, relax_settings(spec), sampler, [sink], hooks, max_systems, max_atoms, device)
             startup_s = time.time() - started_unix_s
             statistics = relaxation.run(stop)
             costs = {"device_seconds": time.time() - started_unix_s, "peak_memory_bytes": peak_memory_bytes(device)}
@@ -86,7 +86,7 @@ def run_rank(
         n_claims=sampler.n_claims,
         n_steps=statistics.n_steps_total,
         atom_steps=statistics.atom_steps,
-        seconds={"startup": startup_s, **statistics.seconds},
+        seconds={"startup": startup_s, **{_PARTS.get(part, part): seconds for part, seconds in statistics.seconds.items()}},
         device_seconds=costs["device_seconds"],
         peak_memory_bytes=int(costs["peak_memory_bytes"]),
     )
@@ -135,4 +135,7 @@ def systems_in_flight(n_positions: int, n_ranks: int, most: int) -> int:
     return max(1, min(most, -(-n_positions // (2 * n_ranks))))
 
 
-__all__ = ["RunStatistics", "choose_device", "relax_settings", "run_rank", "systems_in_flight"]
+_PARTS = {"neighbors": "neighbours"}
+"""Parts of the time whose names in records differ from those of the engine."""
+
+__all__ = ["choose_device", "relax_settings", "run_rank", "systems_in_flight"]

@@ -188,7 +188,7 @@ def write_broken(folder: Path) -> int:
 
 
 def make_structures(folder: Path, seed: int = SEED) -> tuple[int, int]:
-    """Write everything below `folder`; return the number of inputs and how many of them are refused."""
+    """Write everything below `folder`; return how many inputs are sound and how many are broken."""
     rng = np.random.default_rng(seed)
     for name in ("ordered", "solid solutions", "Körper", "broken"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -206,10 +206,11 @@ def make_structures(folder: Path, seed: int = SEED) -> tuple[int, int]:
     write_extxyz(folder / "Körper" / "clusters (Häufchen).extxyz", clusters)
     write_extxyz(folder / "Körper" / "it's a slab.extxyz", slabs)
     n_refused = write_broken(folder / "broken")
-    return n_inputs + len(clusters) + len(slabs) + n_refused + 4, n_refused
+    # Four frames of the file with the bad third one are sound.
+    return n_inputs + len(clusters) + len(slabs) + 4, n_refused
 
 
 if __name__ == "__main__":
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "structures"
-    n_written, n_bad = make_structures(target)
-    print(f"wrote {n_written} inputs, {n_bad} of them broken, to {target}")
+    n_sound, n_broken = make_structures(target)
+    print(f"wrote {n_sound} structures and {n_broken} broken ones to {target}")

@@ -35,7 +35,7 @@ def test_a_binary_hull_by_hand() -> None:
     np.testing.assert_allclose(table["formation_energy"], [0, 0, -0.2, -0.1, 0.1, 0.05], atol=1e-12)
     np.testing.assert_allclose(table["energy_above_hull"], [0, 0, 0, -0.1 + 0.4 / 3, 0.1 + 0.2 / 3, 0.05], atol=1e-12)
     assert table["on_hull"].tolist() == [True, True, True, False, False, False]
-    assert hull.members["formula"].tolist() == ["Au", "Cu3Au", "Cu"]  # by chemical system, then formula
+    assert hull.members["formula"].tolist() == ["Cu", "Cu3Au", "Au"]  # along the hull
     np.testing.assert_allclose(hull.fraction_of("Au"), [0, 1, 0.25, 0.5, 0.75, 0])
 
 
@@ -72,6 +72,7 @@ def test_a_ternary_knows_its_binaries() -> None:
     on_face = -0.3 / 3 - 0.2 * 2 / 3
     np.testing.assert_allclose(hull.table["energy_above_hull"], [0, 0, 0, 0, -0.1 - on_face, 0], atol=1e-12)
     assert hull.table["on_hull"].tolist() == [True, True, True, True, False, True]
+    assert hull.members["formula"].tolist() == ["Ag", "Au", "Cu", "CuAu", "CuAg2Au"]  # elements, binaries, ternaries
 
 
 def test_what_has_no_energy_or_no_atoms_is_left_out() -> None:

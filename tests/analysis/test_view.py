@@ -18,6 +18,7 @@ from zarr.storage import MemoryStore
 
 from campaign.analysis import StoreView, Systems, open_store
 from campaign.analysis.blocks import plan_blocks
+from campaign.consolidate import run_consolidate
 from campaign.errors import ContractError, FieldError, SpecError, StoreError, StoreNotFoundError
 from campaign.fields import FIELDS, STORE_FIELDS
 from campaign.outcomes import Outcome
@@ -189,6 +190,17 @@ def test_a_running_campaign_shows_what_is_committed(running: CampaignPaths) -> N
     # Refused inputs were never computed.
     assert by_id.loc[by_id["outcome"] == "invalid", "volume_ratio"].isna().all()
     assert view.by_id(5).info["prototype"] == "L1_2"
+
+
+def test_a_campaign_looks_the_same_before_and_after_consolidation(tmp_path: Path) -> None:
+    paths = write_synthetic_campaign(tmp_path / "run", SYSTEMS, consolidated=False)
+    before = open_store(paths).table.compute().sort_index()
+    run_consolidate(paths)
+    after = open_store(paths).table.compute()
+    computed = before["outcome"] != "invalid"
+    pd.testing.assert_frame_equal(before[computed], after[computed])
+    texts = ["outcome", "source", "frame", "error", "n_atoms", "formula"]
+    pd.testing.assert_frame_equal(before[texts], after[texts])
 
 
 def test_rows_that_are_not_committed_are_not_seen(tmp_path: Path) -> None:

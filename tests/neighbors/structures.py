@@ -29,7 +29,9 @@ STRUCTURES: dict[str, Atoms] = {
     },
     # the same with atoms up to five cells away from the cell
     **{
-        f"unwrapped pbc {''.join('TF'[not p] for p in pbc)}": _random(6, [[3.1, 0.2, 0.0], [0.4, 4.2, -0.3], [0.1, 0.5, 9.0]], pbc, spread=10.0)
+        f"unwrapped pbc {''.join('TF'[not p] for p in pbc)}": _random(
+            6, [[3.1, 0.2, 0.0], [0.4, 4.2, -0.3], [0.1, 0.5, 9.0]], pbc, spread=10.0
+        )
         for pbc in product([True, False], repeat=3)
     },
     # one atom in the smallest crystal there is: all neighbours are its own images
@@ -49,7 +51,9 @@ STRUCTURES: dict[str, Atoms] = {
     # a slab as ASE makes it without vacuum: the third vector is zero
     "slab without a third vector": fcc111("Au", (2, 2, 3)),
     # a wire of which the other two vectors are zero
-    "wire without other vectors": Atoms("Au3", positions=[[0, 0, 0], [0.3, 1.1, 0.9], [9.0, 0.2, 1.8]], cell=[0, 0, 2.7], pbc=[False, False, True]),
+    "wire without other vectors": Atoms(
+        "Au3", positions=[[0, 0, 0], [0.3, 1.1, 0.9], [9.0, 0.2, 1.8]], cell=[0, 0, 2.7], pbc=[False, False, True]
+    ),
     # 10^4 Å: cells for a cell list would be countless, and in float32 distances wrong by 10^-3 Å
     "huge box": Atoms("Ar4", positions=[[1, 1, 1], [9999.5, 1, 1], [5000, 5000, 5000], [5000, 5000, 5002.5]], cell=[1e4] * 3, pbc=True),
     "huge distances": Atoms("Ar3", positions=[[0, 0, 0], [1e4, 0, 0], [1e4, 0, 3.0]]),
@@ -61,9 +65,11 @@ STRUCTURES: dict[str, Atoms] = {
     "one atom": Atoms("Ar", positions=[[3.0, 2.0, 1.0]]),
     "no neighbours": Atoms("Ar2", positions=[[0, 0, 0], [50.0, 0, 0]]),
     # on the faces of the cell, where wrapping decides by the last bit
-    "on the faces": Atoms("Ar4", positions=[[0, 0, 0], [4.0, 0, 0], [0, 4.0, 4.0], [-1e-17, 4.0 - 1e-16, 2.0]], cell=[4.0, 4.0, 4.0], pbc=True),
+    "on the faces": Atoms(
+        "Ar4", positions=[[0, 0, 0], [4.0, 0, 0], [0, 4.0, 4.0], [-1e-17, 4.0 - 1e-16, 2.0]], cell=[4.0, 4.0, 4.0], pbc=True
+    ),
     "rattled bulk": bulk("Cu", cubic=True) * (2, 2, 2),
-    "rattled slab": fcc111("Au", (3, 3, 2), vacuum=6.0, periodic=True),
+    "rattled slab": fcc111("Au", (3, 3, 2), vacuum=6.0),
 }
 STRUCTURES["rattled bulk"].rattle(0.1, seed=3)
 STRUCTURES["rattled slab"].rattle(0.1, seed=4)

@@ -48,7 +48,7 @@ def test_pairs_are_those_of_trying_every_image(backend: str, name: str, cutoff: 
 def test_pairs_are_those_of_matscipy(backend: str, name: str) -> None:
     neighbour_list = pytest.importorskip("matscipy.neighbours").neighbour_list
     atoms = STRUCTURES[name]
-    if not atoms.cell.rank == 3:
+    if atoms.cell.rank != 3:
         atoms = atoms.copy()
         atoms.set_cell([1.0, 1.0, 1.0])  # matscipy wants a cell also where nothing is periodic
     first, second, shifts = neighbour_list("ijS", atoms, 4.4)
@@ -172,7 +172,9 @@ def test_random_cells(seed: int, n_atoms: int, pbc: tuple[bool, bool, bool], cut
 def test_endless_lists_are_refused_and_the_system_named(cell: list[list[float]], pbc: list[bool]) -> None:
     batch = batch_of(STRUCTURES["molecule"], STRUCTURES["rattled bulk"])
     batch.cell[1], batch.pbc[1] = torch.tensor(cell), torch.tensor(pbc)
-    with pytest.raises(NeighborListError, match=r"(?s)system 1 of the batch has the cell.*must not be zero.*Correct the structure") as caught:
+    with pytest.raises(
+        NeighborListError, match=r"(?s)system 1 of the batch has the cell.*must not be zero.*Correct the structure"
+    ) as caught:
         rows_of(batch, 4.0)
     assert caught.value.systems == (1,)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
+from fake_slurm import FakeSlurm
 
 from slurm.scheduler import cancel_jobs, find_jobs, parse_states, read_states
 from slurm.states import JobState
@@ -28,29 +28,6 @@ from slurm.states import JobState
 )
 def test_ids(line: str, ids: list[str]) -> None:
     assert list(parse_states(line)) == ids
-
-
-class FakeSlurm:
-    """Programs that print a file and write down their arguments."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def says(self, command: str, text: str, code: int = 0) -> None:
-        program = self.folder / command
-        (self.folder / f"{command}.out").write_text(text)
-        program.write_text(f'#!/bin/bash\necho "$@" >> "{self.folder}/{command}.args"\ncat "{self.folder}/{command}.out"\nexit {code}\n')
-        program.chmod(0o755)
-
-    def asked(self, command: str) -> list[str]:
-        file = self.folder / f"{command}.args"
-        return file.read_text().splitlines() if file.exists() else []
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    return FakeSlurm(tmp_path)
 
 
 def test_one_question_for_all_jobs_and_the_queue_wins(slurm: FakeSlurm) -> None:

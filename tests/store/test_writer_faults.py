@@ -137,6 +137,6 @@ def test_a_read_only_folder_is_a_clear_error(tmp_path: Path) -> None:
     from campaign.errors import StoreError
 
     tmp_path.chmod(0o500)
-    with pytest.raises(StoreError, match="creating the store .*Check that the place exists and is writable"):
+    with pytest.raises(StoreError, match=r"creating the store .*Check that the place exists and is writable"):
         ShardWriter.create(tmp_path / "s.zarr", RESULT_FIELDS)
     tmp_path.chmod(0o700)

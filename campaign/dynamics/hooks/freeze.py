@@ -20,9 +20,11 @@ SPECIAL_CATEGORY: Final = -1
 
 _SAVED_KEY: Final = "_positions_before_step"
 
-_STAGES: Final = frozenset(
-    {DynamicsStage.BEFORE_PRE_UPDATE, DynamicsStage.AFTER_PRE_UPDATE, DynamicsStage.AFTER_COMPUTE, DynamicsStage.AFTER_POST_UPDATE}
+_SAVE: Final = frozenset({DynamicsStage.BEFORE_STEP, DynamicsStage.BEFORE_PRE_UPDATE})
+_RESTORE: Final = frozenset(
+    {DynamicsStage.AFTER_PRE_UPDATE, DynamicsStage.BEFORE_COMPUTE, DynamicsStage.AFTER_POST_UPDATE, DynamicsStage.AFTER_STEP}
 )
+"""More than one of each, since a stage of a `FusedStage` fires fewer stages than a dynamics by itself."""
 
 
 class FreezeAtomsHook:
@@ -30,7 +32,8 @@ class FreezeAtomsHook:
 
     Positions are noted before the first update of a step. After each update they are put back and the velocities of these atoms zeroed,
     after the first already, so that the model sees the frozen atoms where they are. With `zero_forces` their forces are zeroed too, as
-    soon as they are computed, so that they count neither for an optimizer's step nor for convergence.
+    soon as they are computed, so that they count neither for an optimizer's step nor for convergence. On a `FusedStage` as a whole, register
+    this hook before the one for neighbour lists.
 
     Constraints that come with a structure need no hook: they are in the field `fixed`, which the dynamics respects component by component.
 
@@ -38,7 +41,7 @@ class FreezeAtomsHook:
         frequency: steps between two applications; above 1 frozen atoms move in between.
         freeze_category: category of the atoms to freeze.
         zero_forces: whether forces on them are zeroed.
-        stage: the contract's; the hook fires at four stages of its own.
+        stage: the contract's; the hook chooses its stages itself.
 
     >>> batch = Batch.from_arrays([2], {"positions": torch.zeros(2, 3), "atom_categories": torch.tensor([0, -1])}, {})
     >>> hook = FreezeAtomsHook()
@@ -63,7 +66,7 @@ class FreezeAtomsHook:
         self.stage = stage
 
     def _runs_on_stage(self, stage: Enum) -> bool:
-        return stage in _STAGES
+        return stage in _SAVE or stage in _RESTORE or stage == DynamicsStage.AFTER_COMPUTE
 
     def __call__(self, ctx: DynamicsContext, stage: Enum) -> None:
         """Note positions, put them back, or zero forces, as the stage demands.
@@ -74,23 +77,33 @@ class FreezeAtomsHook:
         if ctx.batch is None:
             return
         batch: Batch = ctx.batch
-        frozen = self._frozen(ctx, batch)
-        with torch.no_grad():
-            if stage == DynamicsStage.BEFORE_PRE_UPDATE:
-                batch.add_key(_SAVED_KEY, batch["positions"].detach().clone(), level="node", overwrite=True)
-                return
-            if stage != DynamicsStage.AFTER_COMPUTE:
-                _replace(batch["positions"], frozen, batch[_SAVED_KEY])
-                if "velocities" in batch:
-                    _replace(batch["velocities"], frozen, 0.0)
-            if self.zero_forces and stage != DynamicsStage.AFTER_PRE_UPDATE and "forces" in batch:
-                _replace(batch["forces"], frozen, 0.0)
-
-    def _frozen(self, ctx: DynamicsContext, batch: Batch) -> Bool[Tensor, "A 1"]:
-        frozen: Tensor = batch["atom_categories"] == self.freeze_category
+        active = torch.ones(batch.num_nodes, 1, dtype=torch.bool, device=batch.device)
         if ctx.active_graph_mask is not None:
-            frozen = frozen & ctx.active_graph_mask[batch.batch_idx.long()]
-        return frozen.unsqueeze(1)
+            active = ctx.active_graph_mask[batch.batch_idx.long()].unsqueeze(1)
+        frozen = (batch["atom_categories"] == self.freeze_category).unsqueeze(1) & active
+        with torch.no_grad():
+            if stage in _SAVE:
+                _save(batch, active)
+            elif stage in _RESTORE:
+                self._restore(batch, frozen)
+            if self.zero_forces and "forces" in batch and stage in (DynamicsStage.AFTER_COMPUTE, DynamicsStage.AFTER_POST_UPDATE):
+                _replace(batch["forces"], frozen, 0.0)
+            if stage == DynamicsStage.AFTER_STEP and _SAVED_KEY in batch:
+                del batch[_SAVED_KEY]
+
+    def _restore(self, batch: Batch, frozen: Bool[Tensor, "A 1"]) -> None:
+        if _SAVED_KEY not in batch:
+            return  # an evaluation before the first step
+        _replace(batch["positions"], frozen, batch[_SAVED_KEY])
+        if "velocities" in batch:
+            _replace(batch["velocities"], frozen, 0.0)
+
+
+def _save(batch: Batch, active: Bool[Tensor, "A 1"]) -> None:
+    """Note positions; those of systems that another stage works on and may have moved already stay as they were noted."""
+    positions = batch["positions"].detach()
+    saved = torch.where(active, positions, batch[_SAVED_KEY]) if _SAVED_KEY in batch else positions.clone()
+    batch.add_key(_SAVED_KEY, saved, level="node", overwrite=True)
 
 
 def _replace(tensor: Tensor, where: Bool[Tensor, "A 1"], value: Tensor | float) -> None:

@@ -14,17 +14,9 @@ from campaign.data import Batch
 from campaign.data.warp_interop import launch, precision_of
 from campaign.dynamics.convergence import ConvergenceHook
 from campaign.dynamics.integrators.kernels import kick_drift_kernel
-from campaign.dynamics.integrators.molecular_dynamics import (
-    SystemValue,
-    active_systems,
-    check_positive,
-    ensure_velocities,
-    fixed_components,
-    half_kick,
-    masses,
-    state_batch,
-)
+from campaign.dynamics.integrators.molecular_dynamics import active_systems, fixed_components, half_kick, masses
 from campaign.dynamics.loop import BaseDynamics
+from campaign.dynamics.per_system import SystemValue, check_positive, ensure_velocities, state_batch
 from campaign.hooks import Hook
 from campaign.models.base import BaseModelMixin
 from campaign.units import FS_TO_ASE_TIME

@@ -22,18 +22,10 @@ from campaign.data import Batch
 from campaign.data.warp_interop import launch, precision_of
 from campaign.dynamics.convergence import ConvergenceHook
 from campaign.dynamics.integrators.kernels import baoa_kernel
-from campaign.dynamics.integrators.molecular_dynamics import (
-    SystemValue,
-    active_systems,
-    check_positive,
-    ensure_velocities,
-    fixed_components,
-    half_kick,
-    masses,
-    state_batch,
-)
+from campaign.dynamics.integrators.molecular_dynamics import active_systems, fixed_components, half_kick, masses
 from campaign.dynamics.integrators.philox import check_seed
 from campaign.dynamics.loop import BaseDynamics
+from campaign.dynamics.per_system import SystemValue, check_positive, ensure_velocities, state_batch
 from campaign.hooks import Hook
 from campaign.models.base import BaseModelMixin
 from campaign.units import EV_PER_K, FS_TO_ASE_TIME

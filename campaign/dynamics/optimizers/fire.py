@@ -15,10 +15,10 @@ from torch import Tensor
 from campaign.data import Batch
 from campaign.data.warp_interop import Precision, launch
 from campaign.dynamics.convergence import ConvergenceHook
-from campaign.dynamics.integrators.molecular_dynamics import check_positive
 from campaign.dynamics.optimizers import fire_kernel as kernel
 from campaign.dynamics.optimizers.optimizer import Optimizer, SystemValue, per_system
 from campaign.dynamics.optimizers.strain import CELL_LENGTH_ANG, MAX_STRAIN, CellMode
+from campaign.dynamics.per_system import check_positive
 from campaign.hooks import Hook
 from campaign.models.base import BaseModelMixin
 
@@ -44,8 +44,8 @@ class FIRE(Optimizer):
     Raises:
         ArgumentError: a time step is not above zero; when a run starts, it has another number of entries than there are systems.
 
-    >>> from campaign.models.demo import DemoModel
-    >>> FIRE(DemoModel(), n_steps=10).maxstep
+    >>> from campaign.models.demo import DemoModelWrapper
+    >>> FIRE(DemoModelWrapper(), n_steps=10).maxstep
     0.2
     """
 

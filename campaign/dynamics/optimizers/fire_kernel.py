@@ -28,7 +28,7 @@ def fire_kernel(precision: Precision) -> wp.Kernel:
     cellular = strain_functions(precision)
     projector = cellular.projector
     strain_force = cellular.force
-    deformation = cellular.deformation
+    move = cellular.move
     free = cellular.free
     real, vec3, mat33 = precision.real, precision.vec3, precision.mat33
     zero = real(0.0)
@@ -142,24 +142,12 @@ def fire_kernel(precision: Precision) -> wp.Kernel:
             for j in range(begin, end):
                 positions[j] = last_positions[j]
             cell[i] = last_cell[i]
-        if cell_mode == 0:
-            for j in range(begin, end):
-                x = positions[j]
-                last_positions[j] = x
-                positions[j] = x + velocities[j] * factor
-        else:
-            last_cell[i] = cell[i]
+        if cell_mode != 0:
             for r in range(3):
                 for c in range(3):
                     state[i, 5 + 3 * r + c] = v_strain[r, c]
-            strain_norm = factor * wp.sqrt(wp.ddot(v_strain, v_strain)) / scale
-            if strain_norm > max_strain:
-                factor *= max_strain / strain_norm
-            moved = deformation(p, v_strain * (factor / scale), cell_mode)
-            cell[i] = cell[i] * wp.transpose(moved)
-            for j in range(begin, end):
-                x = positions[j]
-                last_positions[j] = x
-                positions[j] = moved * x + velocities[j] * factor
+        move(
+            i, begin, end, positions, velocities, cell, last_positions, last_cell, p, v_strain, factor, scale, max_strain, cell_mode
+        )
 
     return fire_step

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from campaign.data import Batch, Segments
 from campaign.data.warp_interop import Precision, precision_of
-from campaign.dynamics.integrators.molecular_dynamics import SystemValue, check_positive, ensure_velocities, state_batch
 from campaign.dynamics.loop import BaseDynamics
 from campaign.dynamics.optimizers.strain import CELL_LENGTH_ANG, MAX_STRAIN, CellMode
+from campaign.dynamics.per_system import SystemValue, check_positive, ensure_velocities, state_batch
 from campaign.fields import Level
 from campaign.models.base import BaseModelMixin
 

@@ -58,7 +58,7 @@ class CellMode(IntEnum):
 
 @cache
 def strain_functions(precision: Precision) -> SimpleNamespace:
-    """Return the Warp functions `projector`, `narrow`, `force`, `deformation` and, of the atoms, `free`, for one precision."""
+    """Return the Warp functions `projector`, `narrow`, `force`, `free` and `move` for one precision."""
     real, vec3, mat33 = precision.real, precision.vec3, precision.mat33
     zero = real(0.0)
     one = real(1.0)
@@ -149,4 +149,41 @@ def strain_functions(precision: Precision) -> SimpleNamespace:
                 f[2] = zero
         return f
 
-    return SimpleNamespace(projector=projector, narrow=narrow, force=force, deformation=deformation, free=free)
+    @wp.func
+    def move(
+        i: wp.int32,
+        begin: wp.int32,
+        end: wp.int32,
+        positions: wp.array(dtype=vec3),
+        direction: wp.array(dtype=vec3),
+        cell: wp.array(dtype=mat33),
+        last_positions: wp.array(dtype=vec3),
+        last_cell: wp.array(dtype=mat33),
+        p: mat33,
+        direction_strain: mat33,
+        length: real,
+        scale: real,
+        max_strain: real,
+        mode: wp.int32,
+    ) -> wp.int32:
+        """Remember where system i is and move it by `length` times a direction of atoms and scaled strain; less if the strain is too large."""
+        last_cell[i] = cell[i]
+        if mode == 0:
+            for j in range(begin, end):
+                x = positions[j]
+                last_positions[j] = x
+                positions[j] = x + direction[j] * length
+        else:
+            factor = length
+            norm = wp.abs(length) * wp.sqrt(wp.ddot(direction_strain, direction_strain)) / scale
+            if norm > max_strain:
+                factor = length * (max_strain / norm)
+            f = deformation(p, direction_strain * (factor / scale), mode)
+            cell[i] = cell[i] * wp.transpose(f)
+            for j in range(begin, end):
+                x = positions[j]
+                last_positions[j] = x
+                positions[j] = f * x + direction[j] * factor
+        return 0
+
+    return SimpleNamespace(projector=projector, narrow=narrow, force=force, free=free, move=move)

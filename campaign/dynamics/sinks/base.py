@@ -92,7 +92,13 @@ class DataSink(ABC):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        self.close()
+        try:
+            self.close()
+        except Exception as error:
+            if value is None:
+                raise
+            # What went wrong in the block is what to tell.
+            value.add_note(f"closing the sink failed too: {error}")
 
     @property
     def local_rank(self) -> int:

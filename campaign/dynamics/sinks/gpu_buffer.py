@@ -21,7 +21,7 @@ from campaign.dynamics.sinks.stored import (
     transient_keys,
 )
 from campaign.errors import ArgumentError, EmptySinkError, MissingDeviceError, SinkFullError
-from campaign.fields import Level
+from campaign.fields import NEIGHBOR_KEYS, Level
 
 __all__ = ["GPUBuffer"]
 
@@ -30,8 +30,8 @@ class GPUBuffer(DataSink):
     """Up to `capacity` systems of at most `max_atoms` atoms and `max_edges` edges each, on a CUDA device.
 
     The first write allocates `capacity * max_atoms` atoms and `capacity * max_edges` edges with its fields; later writes allocate nothing
-    that stays. Fields per edge are kept, neighbour lists among them, unless `max_edges` is 0. Neighbour matrices are not, since
-    their width changes with every rebuild.
+    that stays. Fields per edge are kept, neighbour lists among them, unless `max_edges` is 0; if only some of the batches have a neighbour
+    list, none of the systems read has. Neighbour matrices are not kept, since their width changes with every rebuild.
 
     `device="cpu"` is allowed where it is asked for, so that code around a buffer can be tried without a GPU.
 
@@ -72,14 +72,18 @@ class GPUBuffer(DataSink):
         check_room("this GPUBuffer", len(systems), len(self), self._capacity)
         left_out = self._left_out(batch)
         self._check_sizes("atoms", "max_atoms", batch.atom_segments.lengths[systems], self._max_atoms)
-        rows = rows_of(batch, left_out)
-        if any(row.level is Level.EDGE for row in rows.values()):
-            self._check_sizes("edges", "max_edges", batch.edge_segments.lengths[systems], self._max_edges)
+        rows = rows_of(batch, left_out | NEIGHBOR_KEYS)
         if len(self):
             check_rows("this GPUBuffer", self._rows, rows)
         chosen = batch.index_select(systems, exclude_keys=left_out)
-        if self._buffer is None or self._rows != rows:
+        if any(chosen.level_of(key) is Level.EDGE for key, _ in chosen):
+            self._check_sizes("edges", "max_edges", chosen.edge_segments.lengths, self._max_edges)
+        if self._buffer is None or (not len(self) and (self._rows != rows or _neighbor_keys(self._buffer) != _neighbor_keys(chosen))):
             self._buffer, self._rows = self._allocate(chosen), rows
+        # A list that only some systems have would say that the others have no neighbours.
+        for one, other in ((self._buffer, chosen), (chosen, self._buffer)):
+            for key in _neighbor_keys(one) - _neighbor_keys(other):
+                del one[key]
         self._buffer.put(chosen, torch.ones(len(systems), dtype=torch.bool))
 
     def read(self) -> Batch:
@@ -126,6 +130,10 @@ class GPUBuffer(DataSink):
             template=template,
             device=self._device,
         )
+
+
+def _neighbor_keys(batch: Batch) -> set[str]:
+    return {key for key, _ in batch if key in NEIGHBOR_KEYS}
 
 
 def _checked_device(device: torch.device) -> torch.device:

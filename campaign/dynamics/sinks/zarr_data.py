@@ -236,8 +236,14 @@ _OPEN_WRITERS: Final[set[ShardWriter]] = set()
 
 
 def _close_all() -> None:
+    raised: Exception | None = None
     while _OPEN_WRITERS:
-        _OPEN_WRITERS.pop().close()
+        try:
+            _OPEN_WRITERS.pop().close()
+        except Exception as error:
+            raised = raised or error
+    if raised is not None:
+        raise raised
 
 
 # A script that never closes its sink must not lose its last seconds of work. Plain atexit functions run when the thread pools that zarr

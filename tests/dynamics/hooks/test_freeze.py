@@ -6,20 +6,15 @@ import pytest
 import torch
 
 from campaign.data import Batch
+from campaign.dynamics.convergence import ConvergenceHook
 from campaign.dynamics.hooks import FreezeAtomsHook
 from campaign.dynamics.integrators import NVE, NVTLangevin
 from campaign.dynamics.loop import BaseDynamics
+from campaign.dynamics.optimizers.fire import FIRE
 from campaign.errors import BatchKeyError
 from campaign.hooks import DynamicsContext, DynamicsStage
 from campaign.models.base import ModelOutputs
 from campaign.testing.harmonic import HarmonicTrap, random_cloud
-
-STAGES = (
-    DynamicsStage.BEFORE_PRE_UPDATE,
-    DynamicsStage.AFTER_PRE_UPDATE,
-    DynamicsStage.AFTER_COMPUTE,
-    DynamicsStage.AFTER_POST_UPDATE,
-)
 
 
 def frozen_cloud(freeze_category: int = -1) -> tuple[Batch, torch.Tensor]:
@@ -87,7 +82,28 @@ def test_forces_are_zero_as_soon_as_they_are_computed() -> None:
 def test_stages() -> None:
     hook = FreezeAtomsHook()
     assert hook.stage is DynamicsStage.BEFORE_PRE_UPDATE
-    assert [stage for stage in DynamicsStage if hook._runs_on_stage(stage)] == list(STAGES)
+    assert {stage.name for stage in DynamicsStage if not hook._runs_on_stage(stage)} == {"BEFORE_POST_UPDATE", "ON_CONVERGE"}
+
+
+@pytest.mark.parametrize("place", ["stages", "whole"])
+def test_in_a_fused_stage(place: str) -> None:
+    # Sub-stages do not fire AFTER_PRE_UPDATE, the whole does not fire BEFORE_PRE_UPDATE; one hook may serve both sub-stages.
+    batch, frozen = frozen_cloud()
+    start = batch["positions"].clone()
+    hook, model = FreezeAtomsHook(), Watching()
+    hooks = [hook] if place == "stages" else []
+    hot = NVTLangevin(model, dt=2.0, temperature=500.0, friction=0.05, hooks=hooks, n_steps=6)
+    fused = hot + NVE(model, dt=1.0, hooks=hooks, n_steps=5)
+    if place == "whole":
+        fused.register_fused_hook(hook)
+    batch["status"] = torch.tensor([[0], [1]])
+    fused.run(batch)
+    assert torch.equal(batch["positions"][frozen], start[frozen])
+    assert not (batch["positions"][~frozen] == start[~frozen]).any()
+    assert not batch["velocities"][frozen].any()
+    if place == "whole":
+        assert all(torch.equal(seen[frozen], start[frozen]) for seen in model.seen), "the model saw a frozen atom elsewhere"
+    assert "_positions_before_step" not in batch
 
 
 def test_only_systems_that_the_stage_works_on() -> None:
@@ -105,3 +121,13 @@ def test_only_systems_that_the_stage_works_on() -> None:
 def test_a_batch_without_categories() -> None:
     with pytest.raises(BatchKeyError, match="no key 'atom_categories'"):
         NVE(HarmonicTrap(), dt=1.0, hooks=[FreezeAtomsHook()]).run(random_cloud([2]), 1)
+
+
+def test_frozen_atoms_neither_move_nor_count_in_a_relaxation() -> None:
+    batch, frozen = frozen_cloud()
+    start = batch["positions"].clone()
+    dynamics = FIRE(HarmonicTrap(), hooks=[FreezeAtomsHook()], convergence_hook=ConvergenceHook.from_fmax(1e-4))
+    dynamics.run(batch, 500)
+    assert dynamics.step_count < 500, "frozen atoms, far from the origin, kept it from converging"
+    assert torch.equal(batch["positions"][frozen], start[frozen])
+    assert float(batch["positions"][~frozen].abs().max()) < 1e-4

@@ -19,7 +19,7 @@ from zarr.storage import MemoryStore
 
 from campaign.data import Batch
 from campaign.dynamics.sinks import ZarrData
-from campaign.errors import ArgumentError, EmptySinkError, FieldError, StoreError, StoreExistsError
+from campaign.errors import ArgumentError, EmptySinkError, FieldError, ResourceError, StoreError, StoreExistsError
 from campaign.fields import FIELDS, RESULT_FIELDS, Field, Level
 from campaign.store.reader import StoreReader
 from campaign.testing.sink_contract import SinkContract, assert_same_systems, example_batch, with_neighbor_matrix
@@ -195,6 +195,33 @@ def test_zero_leaves_alone_what_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="what is there is no store; it was left alone"):
         ZarrData(tmp_path).zero()
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_attributes_that_are_known_late() -> None:
+    place = MemoryStore()
+    with ZarrData(place, attributes={"model": "emt"}) as sink:
+        with pytest.raises(StoreError, match="has no store yet, which the first write creates"):
+            sink.annotate({"seconds": 1.5})
+        sink.write(example_batch())
+        sink.annotate({"seconds": 1.5})
+    attributes = StoreReader.open(place).attributes
+    assert (attributes["model"], attributes["seconds"]) == ("emt", 1.5)
+
+
+def test_an_error_in_the_block_is_not_hidden_by_one_of_closing() -> None:
+    class Failing(MemoryStore):
+        async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
+            if key.startswith("core/positions/c"):
+                raise OSError(28, "no space left on device")
+            await super().set(key, value, byte_range)
+
+    with pytest.raises(KeyError, match="the real one") as caught, ZarrData(Failing()) as sink:
+        sink.write(example_batch())
+        raise KeyError("the real one")
+    assert "closing the sink failed too" in caught.value.__notes__[0]
+    assert "the disk is full" in caught.value.__notes__[0]
+    with pytest.raises(ResourceError, match="the disk is full"), ZarrData(Failing()) as sink:
+        sink.write(example_batch())
 
 
 # What cannot be stored

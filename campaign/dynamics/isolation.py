@@ -1,0 +1,156 @@
+"""A model that raises for one system fails that system and no other, and no other loses a step.
+
+`IsolatingModel` stands around a model. When a call raises, it evaluates halves, and halves of halves, until the systems that raise stand
+alone: those get the outcome failed, the text of the error and non-finite outputs; all others get what they would have got. It also makes
+the neighbour lists, since those can raise for a single system as well, and it measures how long each of the two takes.
+
+Running out of device memory is not the fault of a system: the same halving goes on quietly, and later calls are split from the start.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from campaign.data import Batch
+from campaign.errors import ContractError, MissingDependencyError
+from campaign.fields import NEIGHBOR_KEYS, Level, encode_error
+from campaign.hooks import DynamicsContext, DynamicsStage, Hook
+from campaign.models.base import BaseModelMixin, ModelOutputs
+from campaign.outcomes import Outcome
+
+__all__ = ["IsolatingModel"]
+
+_KEYS = ("energy", "forces", "stress")
+
+
+class IsolatingModel(BaseModelMixin):
+    """A model whose errors are outcomes of systems.
+
+    Batches have the keys `outcome` and `error`. What cannot be the fault of a system is raised: errors of the contract, a missing
+    package, a broken device, and any error once `MOST_FAILURES` systems in a row have raised alone with no success in between, since then the
+    model fails for everything and a campaign would end with nothing but failures.
+    """
+
+    MOST_FAILURES = 64
+
+    def __init__(self, model: BaseModelMixin, neighbor_hooks: Sequence[Hook] | None = None) -> None:
+        self.model = model
+        self.model_config = model.model_config
+        self.name = model.name
+        self.deterministic = model.deterministic
+        self.supported_elements = model.supported_elements
+        self.neighbor_hooks = list(model.make_neighbor_hooks() if neighbor_hooks is None else neighbor_hooks)
+        self.neighbor_s = 0.0
+        """Seconds spent on neighbour lists."""
+        self.model_s = 0.0
+        """Seconds spent in the model."""
+        self.n_failed = 0
+        """Systems that failed since this was last set to 0."""
+        self._failed_in_a_row = 0
+        self._max_atoms_per_call = sys.maxsize
+
+    def __getattr__(self, name: str) -> Any:
+        # Hooks see this object as the model; what it does not know, the model does.
+        if name == "model":
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
+    def provenance(self) -> dict[str, str | int | float]:
+        """Return the model's."""
+        return self.model.provenance()
+
+    def forward(self, data: Batch) -> ModelOutputs:
+        """Return the model's outputs; see the class."""
+        if data.num_nodes > self._max_atoms_per_call and data.num_graphs > 1:
+            outputs = self._evaluate_halves(data)
+        else:
+            try:
+                outputs = self._evaluate(data, self.neighbor_hooks)
+                self._failed_in_a_row = 0
+            except Exception as error:
+                outputs = self._take_apart(data, error)
+        return outputs if self.model.deterministic else _keep_ended(outputs, data)
+
+    def _evaluate(self, batch: Batch, neighbor_hooks: Sequence[Hook]) -> ModelOutputs:
+        start = perf_counter()
+        if neighbor_hooks:
+            context = DynamicsContext(batch=batch, model=self.model, workflow=self)
+            for hook in neighbor_hooks:
+                hook(context, DynamicsStage.BEFORE_COMPUTE)
+        between = perf_counter()
+        self.neighbor_s += between - start
+        try:
+            return self.model(batch)
+        finally:
+            self.model_s += perf_counter() - between
+
+    def _take_apart(self, batch: Batch, error: Exception) -> ModelOutputs:
+        """Evaluate by halves what raised as a whole; a single system that raised has failed."""
+        if isinstance(error, (ContractError, MissingDependencyError, torch.AcceleratorError)):
+            raise error
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+            self._max_atoms_per_call = min(self._max_atoms_per_call, max(1, batch.num_nodes // 2))
+        if batch.num_graphs > 1:
+            return self._evaluate_halves(batch)
+        self.n_failed += 1
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row >= self.MOST_FAILURES:
+            raise error
+        batch["outcome"].fill_(int(Outcome.FAILED))
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        batch["error"][0] = torch.from_numpy(np.frombuffer(encode_error(text), dtype=np.uint8).copy())
+        positions = batch["positions"]
+        shapes = {"energy": (1, 1), "forces": (batch.num_nodes, 3), "stress": (1, 3, 3)}
+        return OrderedDict((key, torch.full(shapes[key], torch.nan, dtype=positions.dtype, device=positions.device)) for key in _KEYS)
+
+    def _evaluate_halves(self, batch: Batch) -> ModelOutputs:
+        middle = batch.num_graphs // 2
+        parts = []
+        for rows in (slice(0, middle), slice(middle, None)):
+            half = batch.index_select(rows, exclude_keys=NEIGHBOR_KEYS)
+            if half.num_nodes > self._max_atoms_per_call and half.num_graphs > 1:
+                parts.append(self._evaluate_halves(half))
+            else:
+                try:
+                    # New neighbour hooks: those of the whole batch keep what they know of it.
+                    parts.append(self._evaluate(half, self.model.make_neighbor_hooks()))
+                    self._failed_in_a_row = 0
+                except Exception as error:
+                    parts.append(self._take_apart(half, error))
+            for key in ("outcome", "error"):
+                batch[key][rows] = half[key]
+        return OrderedDict((key, _joined(key, parts)) for key in _KEYS if any(part.get(key) is not None for part in parts))
+
+
+def _joined(key: str, parts: Sequence[ModelOutputs]) -> Tensor:
+    values = [part[key] for part in parts]
+    known = next(value for value in values if value is not None)
+    return torch.cat([value.to(known.dtype) for value in values if value is not None])
+
+
+def _keep_ended(outputs: ModelOutputs, batch: Batch) -> ModelOutputs:
+    """Return the outputs with those of systems that have an outcome as they were when they got it.
+
+    Such a system is evaluated again while it waits to leave. A model whose last bits depend on batch mates would then change
+    what was judged.
+    """
+    if "outcome" not in batch:
+        return outputs
+    ended = batch["outcome"].view(-1) >= 0
+    kept: ModelOutputs = OrderedDict()
+    for key, value in outputs.items():
+        if isinstance(value, Tensor) and key in _KEYS and key in batch:
+            rows = ended[batch.batch_idx] if batch.level_of(key) is Level.ATOM else ended
+            old = batch[key]
+            value = torch.where(rows.view(-1, *[1] * (old.ndim - 1)), old, value.view(old.shape).to(old.dtype))
+        kept[key] = value
+    return kept

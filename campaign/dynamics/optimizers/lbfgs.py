@@ -1,0 +1,106 @@
+"""L-BFGS, with its cell or without: the parameters; the step itself is `lbfgs_kernel.py`.
+
+J. Nocedal, Math. Comp. 35, 773 (1980).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from campaign.data import Batch
+from campaign.data.warp_interop import Precision, launch
+from campaign.dynamics.convergence import ConvergenceHook
+from campaign.dynamics.per_system import check_positive
+from campaign.dynamics.optimizers.lbfgs_kernel import lbfgs_kernel
+from campaign.dynamics.optimizers.optimizer import Optimizer
+from campaign.errors import ArgumentError
+from campaign.hooks import Hook
+from campaign.models.base import BaseModelMixin
+
+__all__ = ["LBFGS"]
+
+
+class LBFGS(Optimizer):
+    """Limited-memory BFGS; as long as it goes downhill it takes the steps of `ase.optimize.LBFGS`.
+
+    Each system keeps its last steps, 48 bytes per atom and step in float64.
+
+    Args:
+        model: what gives the forces.
+        maxstep: longest displacement of an atom in one step, in Å.
+        memory: steps kept; ASE keeps 100.
+        damping: factor on each step.
+        alpha: curvature assumed at the start, in eV/Å².
+        n_steps, hooks, convergence_hook, kwargs: for `BaseDynamics`, and `cell_mode`, `cell_length`, `max_strain` for `Optimizer`.
+
+    Raises:
+        ArgumentError: a parameter is not above zero.
+
+    >>> from campaign.models.demo import DemoModelWrapper
+    >>> LBFGS(DemoModelWrapper(), n_steps=10).memory
+    20
+    """
+
+    __provides_keys__: set[str] = {"positions"}
+    needs_velocities: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        model: BaseModelMixin,
+        maxstep: float = 0.2,
+        memory: int = 20,
+        damping: float = 1.0,
+        alpha: float = 70.0,
+        n_steps: int | None = None,
+        hooks: Iterable[Hook] | None = None,
+        convergence_hook: ConvergenceHook | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, n_steps=n_steps, hooks=hooks, convergence_hook=convergence_hook, **kwargs)
+        if memory < 1:
+            raise ArgumentError(f"memory is {memory}; at least 1 step is kept. Correct it.")
+        self.memory = memory
+        self.maxstep = float(check_positive("maxstep", maxstep))
+        self.damping = float(check_positive("damping", damping))
+        self.alpha = float(check_positive("alpha", alpha))
+
+    def _columns(self, n: int, template: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        n_atoms = int(template.atom_segments.lengths[-n:].sum())
+        real = {"dtype": template["positions"].dtype, "device": template.device}
+        systems = {
+            "steps_strain": torch.zeros(n, self.memory, 3, 3, **real),
+            "changes_strain": torch.zeros(n, self.memory, 3, 3, **real),
+            "last_forces_strain": torch.zeros(n, 3, 3, **real),
+            "curvature": torch.zeros(n, self.memory, **real),
+            "weight": torch.zeros(n, self.memory, **real),
+            "counts": torch.tensor([[-1, 0]], dtype=torch.int32, device=template.device).repeat(n, 1),
+        }
+        atoms = {
+            "steps": torch.zeros(n_atoms, self.memory, 3, **real),
+            "changes": torch.zeros(n_atoms, self.memory, 3, **real),
+            "last_forces": torch.zeros(n_atoms, 3, **real),
+            "direction": torch.zeros(n_atoms, 3, **real),
+        }
+        return systems, atoms
+
+    def _launch(self, batch: Batch, mask: Bool[Tensor, " N"], precision: Precision) -> None:
+        state = self._state
+        launch(
+            lbfgs_kernel(precision),
+            batch.num_graphs,
+            [
+                *self._head(batch, mask),
+                *(state[key] for key in ("steps", "changes", "steps_strain", "changes_strain", "last_forces", "last_forces_strain")),
+                *(state[key] for key in ("direction", "curvature", "weight", "counts")),
+                self.memory,
+                self.maxstep,
+                self.damping,
+                self.alpha,
+            ],
+            batch.device,
+        )

@@ -1,0 +1,211 @@
+"""The arrow from shards to the store: each input once, mixed models refused, provenance apart, one consolidation at a time."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from campaign.consolidate import run_consolidate
+from campaign.errors import IncompleteError, ModelMismatchError, ResourceError, StoreDamagedError, StoreError
+from campaign.fields import CARRIED_FIELDS, RESULT_FIELDS, STORE_FIELDS, TRAJECTORY_FIELDS
+from campaign.outcomes import Outcome
+from campaign.paths import CampaignPaths, ShardName
+from campaign.store import ShardWriter, StoreReader
+from campaign.store.digest import digest
+from campaign.store.durable import exclusive_lock
+from campaign.testing.store_rows import made_up_columns
+from campaign.testing.synthetic import SyntheticSystems, synthetic_systems, write_shard, write_synthetic_campaign
+
+WithFrames = tuple[CampaignPaths, ShardName, int]
+LATER = ShardName(2, 0, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def systems() -> SyntheticSystems:
+    return synthetic_systems(80, odds=(0.7, 0.08, 0.06, 0.1, 0.06))
+
+
+@pytest.fixture
+def paths(tmp_path: Path, systems: SyntheticSystems) -> CampaignPaths:
+    return write_synthetic_campaign(tmp_path / "it's ö", systems, consolidated=False)
+
+
+def test_each_input_is_there_once_with_what_it_came_with(paths: CampaignPaths, systems: SyntheticSystems) -> None:
+    report = run_consolidate(paths)
+    reader = StoreReader.open(paths.store)
+    values = reader.read()
+    invalid = systems.outcomes() == Outcome.INVALID
+    assert values["system_id"][:, 0].tolist() == list(range(80))
+    assert {field.name for field in reader.fields} == {field.name for field in STORE_FIELDS}
+    for field in CARRIED_FIELDS:
+        np.testing.assert_array_equal(values[field.name], systems.columns[field.name], err_msg=field.name)
+    for name in ("energy", "n_steps", "fmax", "cell", "outcome"):
+        np.testing.assert_array_equal(values[name][~invalid], systems.columns[name][~invalid], err_msg=name)
+    assert (values["outcome"][invalid] == Outcome.INVALID).all()
+    assert np.isnan(values["energy"][invalid]).all()
+    np.testing.assert_array_equal(values["error"], systems.columns["error"])
+    assert report.outcomes == {outcome.label: int((systems.outcomes() == outcome).sum()) for outcome in Outcome}
+    assert (report.store, report.n_systems, report.n_shards, report.n_duplicates, report.n_missing, report.n_frames) == (
+        str(paths.store), 80, 4, 0, 0, 0,
+    )  # fmt: skip
+
+
+def test_inputs_without_an_outcome_are_told_and_no_store_is_made(paths: CampaignPaths) -> None:
+    import shutil
+
+    shutil.rmtree(paths.shard(paths.shard_names()[0]))
+    with pytest.raises(IncompleteError, match=r"\d+ of 80 inputs have no outcome .*Run `campaign resume`"):
+        run_consolidate(paths)
+    assert not paths.store.exists()
+    report = run_consolidate(paths, allow_incomplete=True)
+    reader = StoreReader.open(paths.store)
+    assert report.n_missing > 0 and reader.n_systems == report.n_systems == 80 - report.n_missing
+    assert reader.attributes["n_missing"] == report.n_missing
+
+
+def test_the_first_shard_wins_and_duplicates_are_counted(paths: CampaignPaths, systems: SyntheticSystems) -> None:
+    run_consolidate(paths)
+    before = digest(paths.store)
+    again = systems.take(np.flatnonzero(systems.outcomes() == Outcome.CONVERGED)[:5])
+    again.columns["energy"] += 1.0
+    write_shard(paths, LATER, again)
+    report = run_consolidate(paths)
+    assert report.n_duplicates == 5
+    assert digest(paths.store) == before
+
+
+def test_arrays_do_not_depend_on_how_many_ranks_did_the_work(tmp_path: Path, systems: SyntheticSystems) -> None:
+    digests = []
+    for n_ranks in (1, 2, 6):
+        paths = write_synthetic_campaign(tmp_path / str(n_ranks), systems, consolidated=False, n_ranks=n_ranks)
+        run_consolidate(paths)
+        digests.append(digest(paths.store))
+        assert len(StoreReader.open(paths.store).attributes["provenance"]["shards"]) == n_ranks
+    assert digests[0] == digests[1] == digests[2]
+
+
+def test_a_cluster_gives_the_same(paths: CampaignPaths) -> None:
+    run_consolidate(paths)
+    before = digest(paths.store)
+    run_consolidate(paths, n_workers=1)
+    assert digest(paths.store) == before
+
+
+def test_results_of_two_models_are_not_mixed_unless_asked(paths: CampaignPaths, systems: SyntheticSystems) -> None:
+    with ShardWriter.create(paths.shard(LATER), RESULT_FIELDS, {"model_fingerprint": "0ther" * 12}) as writer:
+        done = systems.take(np.array([0]))
+        writer.append(done.n_atoms, {field.name: done.columns[field.name] for field in RESULT_FIELDS})
+    with pytest.raises(ModelMismatchError, match=r"shards of 2 models \(model 9f2c9f2c9f2c: 4 from 0001.*model 0ther.*allow_mixed"):
+        run_consolidate(paths)
+    assert not paths.store.exists()
+    run_consolidate(paths, allow_mixed=True)
+    assert StoreReader.open(paths.store).attributes["model_fingerprints"] == ["0ther" * 12, "9f2c" * 16]
+
+
+def test_an_empty_shard_of_another_model_is_no_matter(paths: CampaignPaths) -> None:
+    ShardWriter.create(paths.shard(LATER), RESULT_FIELDS, {"model_fingerprint": "another"}).close()
+    run_consolidate(paths)
+
+
+def test_provenance_says_what_all_shards_share_once(paths: CampaignPaths) -> None:
+    run_consolidate(paths)
+    provenance = StoreReader.open(paths.store).attributes["provenance"]
+    assert provenance["shared"]["model"]["name"] == "emt"
+    assert provenance["shared"]["versions"]["torch"]
+    assert list(provenance["shards"]) == [str(name) for name in paths.shard_names()]
+    assert sum(shard["n_systems"] for shard in provenance["shards"].values()) == 80 - np.count_nonzero(
+        StoreReader.open(paths.store).read_system("outcome") == Outcome.INVALID
+    )
+
+
+def test_a_damaged_shard_is_named(paths: CampaignPaths) -> None:
+    chunk = paths.shard(paths.shard_names()[1]) / "core/positions/c/0/0"
+    raw = bytearray(chunk.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    chunk.write_bytes(raw)
+    with pytest.raises(StoreDamagedError, match=r"0001-00000-00001-000\.zarr/core/positions/c/0/0 cannot be decoded.*Restore|restore"):
+        run_consolidate(paths)
+    assert not paths.store.exists()
+
+
+def test_a_budget_that_is_too_small_is_refused(paths: CampaignPaths) -> None:
+    with pytest.raises(ResourceError, match=r"needs \d+ MiB for one Dask task, but its budget is 1 MiB"):
+        run_consolidate(paths, budget_bytes=2**20)
+
+
+def test_one_consolidation_at_a_time(paths: CampaignPaths) -> None:
+    import subprocess
+    import sys
+
+    script = "import sys, time; from pathlib import Path; from campaign.store.durable import exclusive_lock\n"
+    script += "with exclusive_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", script, str(paths.store_lock)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with pytest.raises(StoreError, match=r"being consolidated by another process.*wait for it, or end it"):
+        run_consolidate(paths)
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    run_consolidate(paths)
+    with exclusive_lock(paths.store_lock) as ours:
+        assert ours
+
+
+def test_left_overs_of_killed_writers_go_away(paths: CampaignPaths) -> None:
+    import os
+
+    old = paths.shard(paths.shard_names()[0]) / ".zarr.json.0123.partial"
+    old.write_text("{")
+    os.utime(old, (time.time() - 7200, time.time() - 7200))
+    (paths.root / "store.zarr.partial").mkdir()
+    run_consolidate(paths)
+    assert not [path for path in paths.root.rglob("*") if path.name.endswith(".partial")]
+
+
+def frames(systems: SyntheticSystems, ids: list[int], steps: list[int], seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    n_atoms = systems.n_atoms[ids]
+    columns = made_up_columns(TRAJECTORY_FIELDS, n_atoms, seed)
+    columns["system_id"] = np.array(ids)[:, None]
+    columns["step"] = np.array(steps)[:, None]
+    return n_atoms, columns
+
+
+@pytest.fixture
+def with_frames(paths: CampaignPaths, systems: SyntheticSystems) -> Iterator[WithFrames]:
+    """Frames of one system in the shard of its result, out of order and one of them twice, and in a shard of a killed attempt."""
+    name = paths.shard_names()[2]
+    system = int(StoreReader.open(paths.shard(name)).read_system("system_id")[0, 0])
+    with ShardWriter.create(paths.trajectory_shard(name), TRAJECTORY_FIELDS) as writer:
+        for number, step in enumerate((10, 0, 20, 10)):
+            writer.append(*frames(systems, [system], [step], number))
+    ShardWriter.create(paths.shard(LATER), RESULT_FIELDS, {"model_fingerprint": "9f2c" * 16}).close()
+    with ShardWriter.create(paths.trajectory_shard(LATER), TRAJECTORY_FIELDS) as writer:
+        writer.append(*frames(systems, [system], [5], 9))
+    yield paths, name, system
+
+
+def test_trajectories_are_sorted_and_of_the_run_that_counts(
+    with_frames: tuple[CampaignPaths, ShardName, int], systems: SyntheticSystems
+) -> None:
+    paths, _, system = with_frames
+    report = run_consolidate(paths)
+    reader = StoreReader.open(paths.trajectory)
+    assert report.n_frames == reader.n_systems == 3
+    assert reader.read_system("step")[:, 0].tolist() == [0, 10, 20]
+    assert set(reader.read_system("system_id")[:, 0].tolist()) == {system}
+    for row, seed in enumerate((1, 0, 2)):
+        expected = frames(systems, [system], [0], seed)[1]
+        np.testing.assert_array_equal(reader.read_atoms("positions", [row])[1], expected["positions"])
+        np.testing.assert_array_equal(reader.read_system("energy", [row]), expected["energy"])
+    assert reader.attributes["n_left_out"] == 2
+
+
+def test_a_report_is_plain_and_prints(paths: CampaignPaths) -> None:
+    from dataclasses import asdict
+
+    assert json.loads(json.dumps(asdict(run_consolidate(paths))))["n_systems"] == 80
