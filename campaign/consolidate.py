@@ -2,6 +2,7 @@
 
 Rejects of ingest come from `inputs.zarr` with the outcome invalid; what comes with an input (tags, masses, source, …) is copied from there.
 Where two shards have the same system, the first by round, array task, rank and attempt counts, and the others are counted as duplicates.
+Results of shards that were removed since an earlier consolidation are taken from the store that it made.
 The arrays depend on the inputs and results alone; what differs between runs is in the root attribute `provenance`.
 """
 
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
 
 from campaign.errors import ModelMismatchError, StoreError
 from campaign.fields import CARRIED_FIELDS, STORE_FIELDS, TRAJECTORY_FIELDS, Field
@@ -84,18 +87,26 @@ def _consolidate(
 ) -> ConsolidateReport:
     sweep_partial(paths.shards, PARTIAL_AGE_S)
     inputs = StoreReader.open(paths.inputs)
+    rejected = inputs.read_system("outcome")[:, 0] == Outcome.INVALID
     names = paths.shard_names()
-    shards = {str(name): StoreReader.open(paths.shard(name)) for name in names}
+    folders = {str(name): paths.shard(name) for name in names}
+    shards = {name: StoreReader.open(folder) for name, folder in folders.items()}
+    indices = [_index(name, reader) for name, reader in shards.items()]
+    earlier = _results_of_removed_shards(paths, indices, rejected)
+    if earlier is not None:
+        # Last in the order of names, so a shard that is there always counts more.
+        indices.append(earlier)
+        folders[earlier.name] = paths.store
+        shards[earlier.name] = StoreReader.open(paths.store)
     fingerprints = _fingerprints(shards)
     if len(fingerprints) > 1 and not allow_mixed:
         raise _mixed(paths, fingerprints)
     plan = plan_consolidation(
-        InputIndex(inputs.n_atoms(), inputs.read_system("outcome")[:, 0] == Outcome.INVALID),
-        [_index(name, reader) for name, reader in shards.items()],
+        InputIndex(paths.inputs.name, inputs.n_atoms(), rejected),
+        indices,
         STORE_FIELDS,
         budget_bytes,
         allow_incomplete,
-        paths.inputs.name,
     )
     attributes = {
         "n_inputs": inputs.n_systems,
@@ -104,7 +115,7 @@ def _consolidate(
         "model_fingerprints": sorted(str(fingerprint) for fingerprint in fingerprints),
         "provenance": _provenance(shards),
     }
-    sources = {plan.sources[0]: paths.inputs, **{str(name): paths.shard(name) for name in names}}
+    sources = {plan.sources[0]: paths.inputs, **folders}
     with _connected(client, n_workers) as connection:
         report = run_consolidation(plan, sources, paths.store_staging, paths.store, STORE_FIELDS, CARRIED_FIELDS, attributes, connection)
         frames = _consolidate_trajectories(paths, names, plan, inputs.n_systems, budget_bytes, connection)
@@ -112,7 +123,7 @@ def _consolidate(
     return ConsolidateReport(
         str(paths.store),
         report.n_systems,
-        len(shards),
+        len(names),
         plan.n_duplicates,
         plan.n_missing,
         {outcome.label: int(np.count_nonzero(outcomes == outcome)) for outcome in Outcome},
@@ -145,12 +156,27 @@ def _index(name: str, reader: StoreReader) -> ShardIndex:
     return ShardIndex(name, reader.read_system("system_id")[:, 0], reader.n_atoms())
 
 
+def _results_of_removed_shards(paths: CampaignPaths, indices: Sequence[ShardIndex], rejected: Bool[ndarray, " N"]) -> ShardIndex | None:
+    """Systems that the store has and no shard: someone removed shards after an earlier consolidation."""
+    left = ~rejected
+    for index in indices:
+        left[index.system_ids[(index.system_ids >= 0) & (index.system_ids < len(left))]] = False
+    if not left.any() or not paths.store.is_dir():
+        return None
+    reader = StoreReader.open(paths.store)
+    ids = reader.read_system("system_id")[:, 0]
+    rows = np.flatnonzero(np.isin(ids, np.flatnonzero(left)))
+    return ShardIndex(paths.store.name, ids[rows], reader.n_atoms(rows), rows=rows) if len(rows) else None
+
+
 def _fingerprints(shards: Mapping[str, StoreReader]) -> dict[str | None, list[str]]:
     """Shards that hold something, by the model that computed them."""
     found: dict[str | None, list[str]] = {}
     for name, reader in shards.items():
-        if reader.n_systems:
-            found.setdefault(reader.attributes.get("model_fingerprint"), []).append(name)
+        attributes = reader.attributes
+        for fingerprint in attributes.get("model_fingerprints", [attributes.get("model_fingerprint")]):
+            if reader.n_systems:
+                found.setdefault(fingerprint, []).append(name)
     return found
 
 
@@ -164,18 +190,20 @@ def _mixed(paths: CampaignPaths, fingerprints: Mapping[str | None, Sequence[str]
 
 def _provenance(shards: Mapping[str, StoreReader]) -> dict[str, Any]:
     """Attributes of all shards: those that are the same in all of them once, the others by shard."""
-    each = {
-        name: {key: value for key, value in reader.attributes.items() if key not in RESERVED_ATTRIBUTES} for name, reader in shards.items()
-    }
+    each: dict[str, dict[str, Any]] = {}
+    for name, reader in shards.items():
+        own = {key: value for key, value in reader.attributes.items() if key not in RESERVED_ATTRIBUTES}
+        earlier = own.get("provenance")
+        if earlier is None:
+            each[name] = {"n_systems": reader.n_systems, **own}
+            continue
+        # A store that stands in for shards that were removed: what it says of them is kept.
+        for removed, known in earlier["shards"].items():
+            each.setdefault(removed, {**earlier["shared"], **known})
     first = next(iter(each.values()), {})
     shared = {key: value for key, value in first.items() if all(key in other and other[key] == value for other in each.values())}
-    return {
-        "shared": shared,
-        "shards": {
-            name: {"n_systems": shards[name].n_systems, **{key: value for key, value in own.items() if key not in shared}}
-            for name, own in each.items()
-        },
-    }
+    shared.pop("n_systems", None)
+    return {"shared": shared, "shards": {name: {key: own[key] for key in own if key not in shared} for name, own in sorted(each.items())}}
 
 
 @contextmanager

@@ -104,7 +104,7 @@ class TerminalObserver:
 def duration(seconds: float) -> str:
     """Return seconds as people say them.
 
-    >>> duration(75), duration(3.21), duration(7300)
+    >>> duration(75), duration(3.21), duration(7330)
     ('1 min 15 s', '3.2 s', '2 h 2 min')
     """
     if seconds < 60:

@@ -203,8 +203,11 @@ class _Block:
 
     def _largest_force(self) -> NDArray[np.float64]:
         free = np.where(self._column("fixed"), 0.0, self._column("forces"))
+        with np.errstate(over="ignore", invalid="ignore"):
+            norms = np.linalg.norm(free, axis=1)
         largest = np.zeros(len(self.ids))
-        np.maximum.at(largest, self._owner(), np.linalg.norm(free, axis=1))
+        # Rejects have no forces, diverged systems any: no number is larger than all numbers.
+        np.maximum.at(largest, self._owner(), np.where(np.isnan(norms), np.inf, norms))
         return largest
 
     def _per_system(self, atom_mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

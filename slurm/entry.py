@@ -49,8 +49,9 @@ def _run_here(job: ArrayJob) -> None:
 
 
 def _run_one_rank_of_many(job: ArrayJob) -> RunState:
-    from campaign.worker.start import start_rank  # with torch
+    from campaign.worker.start import log_to_stderr, start_rank  # with torch
 
+    log_to_stderr()
     return start_rank(_rank_job(job, "files" if job.launcher == "none" else "mpi"))
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +34,14 @@ def systems() -> SyntheticSystems:
     return synthetic_systems(80, odds=(0.7, 0.08, 0.06, 0.1, 0.06))
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, systems: SyntheticSystems) -> Path:
+    return write_synthetic_campaign(tmp_path_factory.mktemp("made") / "c", systems, consolidated=False).root
+
+
 @pytest.fixture
-def paths(tmp_path: Path, systems: SyntheticSystems) -> CampaignPaths:
-    return write_synthetic_campaign(tmp_path / "it's ö", systems, consolidated=False)
+def paths(tmp_path: Path, made: Path) -> CampaignPaths:
+    return CampaignPaths(shutil.copytree(made, tmp_path / "it's ö"))
 
 
 def test_each_input_is_there_once_with_what_it_came_with(paths: CampaignPaths, systems: SyntheticSystems) -> None:
@@ -56,8 +65,6 @@ def test_each_input_is_there_once_with_what_it_came_with(paths: CampaignPaths, s
 
 
 def test_inputs_without_an_outcome_are_told_and_no_store_is_made(paths: CampaignPaths) -> None:
-    import shutil
-
     shutil.rmtree(paths.shard(paths.shard_names()[0]))
     with pytest.raises(IncompleteError, match=r"\d+ of 80 inputs have no outcome .*Run `campaign resume`"):
         run_consolidate(paths)
@@ -66,6 +73,19 @@ def test_inputs_without_an_outcome_are_told_and_no_store_is_made(paths: Campaign
     reader = StoreReader.open(paths.store)
     assert report.n_missing > 0 and reader.n_systems == report.n_systems == 80 - report.n_missing
     assert reader.attributes["n_missing"] == report.n_missing
+
+
+def test_results_of_removed_shards_are_taken_from_the_store(paths: CampaignPaths) -> None:
+    run_consolidate(paths)
+    before, provenance = digest(paths.store), StoreReader.open(paths.store).attributes["provenance"]
+    for removed in paths.shard_names()[1:3], paths.shard_names()[3:], paths.shard_names()[:1]:
+        for name in removed:
+            shutil.rmtree(paths.shard(name))
+        report = run_consolidate(paths)
+        assert (report.n_systems, report.n_duplicates, report.n_missing) == (80, 0, 0)
+        assert digest(paths.store) == before
+        assert StoreReader.open(paths.store).attributes["provenance"] == provenance
+    assert paths.shard_names() == []
 
 
 def test_the_first_shard_wins_and_duplicates_are_counted(paths: CampaignPaths, systems: SyntheticSystems) -> None:
@@ -139,9 +159,6 @@ def test_a_budget_that_is_too_small_is_refused(paths: CampaignPaths) -> None:
 
 
 def test_one_consolidation_at_a_time(paths: CampaignPaths) -> None:
-    import subprocess
-    import sys
-
     script = "import sys, time; from pathlib import Path; from campaign.store.durable import exclusive_lock\n"
     script += "with exclusive_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", script, str(paths.store_lock)], stdout=subprocess.PIPE, text=True)
@@ -157,8 +174,6 @@ def test_one_consolidation_at_a_time(paths: CampaignPaths) -> None:
 
 
 def test_left_overs_of_killed_writers_go_away(paths: CampaignPaths) -> None:
-    import os
-
     old = paths.shard(paths.shard_names()[0]) / ".zarr.json.0123.partial"
     old.write_text("{")
     os.utime(old, (time.time() - 7200, time.time() - 7200))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -34,11 +35,16 @@ def systems() -> SyntheticSystems:
     return made
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, systems: SyntheticSystems) -> Path:
+    paths = write_synthetic_campaign(tmp_path_factory.mktemp("made") / "c", systems, consolidated=False)
+    run_consolidate(paths)
+    return paths.root
+
+
 @pytest.fixture
-def paths(tmp_path: Path, systems: SyntheticSystems) -> CampaignPaths:
-    made = write_synthetic_campaign(tmp_path / "c", systems, consolidated=False)
-    run_consolidate(made)
-    return made
+def paths(tmp_path: Path, made: Path) -> CampaignPaths:
+    return CampaignPaths(shutil.copytree(made, tmp_path / "it's ö"))
 
 
 def texts(report: VerifyReport) -> list[str]:
@@ -49,6 +55,8 @@ def test_a_sound_campaign_has_no_findings(paths: CampaignPaths) -> None:
     report = run_verify(paths)
     assert texts(report) == []
     assert report.ok and report.n_systems == 50 and report.n_bytes > 50_000 and report.n_recomputed == 0
+    assert json.loads(json.dumps(report.to_json()))["ok"] is True
+    assert report.summary.startswith("50 structures, each once")
 
 
 def test_no_store_yet(paths: CampaignPaths) -> None:
@@ -77,6 +85,7 @@ def test_damage_anywhere_is_found(paths: CampaignPaths, where: str) -> None:
 
 def test_missing_inputs_are_found(paths: CampaignPaths) -> None:
     shutil.rmtree(paths.shard(paths.shard_names()[0]))
+    shutil.rmtree(paths.store)
     run_consolidate(paths, allow_incomplete=True)
     report = run_verify(paths)
     assert not report.ok
@@ -169,7 +178,12 @@ def real_systems() -> list[Atoms]:
 
 
 @pytest.fixture
-def computed(tmp_path: Path, systems: SyntheticSystems) -> CampaignPaths:
+def computed(tmp_path: Path, made_by_ase: Path) -> CampaignPaths:
+    return CampaignPaths(shutil.copytree(made_by_ase, tmp_path / "emt"))
+
+
+@pytest.fixture(scope="module")
+def made_by_ase(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A campaign whose numbers are those of ASE's EMT."""
     structures = real_systems()
     n_atoms = np.array([len(atoms) for atoms in structures])
@@ -190,9 +204,11 @@ def computed(tmp_path: Path, systems: SyntheticSystems) -> CampaignPaths:
     columns["cell"] = np.array([atoms.cell.array for atoms in structures])
     columns["pbc"] = np.array([atoms.pbc for atoms in structures])
     columns["fmax"] = np.array([[np.linalg.norm(atoms.get_forces(), axis=1).max()] for atoms in structures])
-    paths = write_synthetic_campaign(tmp_path / "emt", SyntheticSystems(n_atoms, columns), consolidated=False, n_ranks=2)
+    paths = write_synthetic_campaign(
+        tmp_path_factory.mktemp("ase") / "emt", SyntheticSystems(n_atoms, columns), consolidated=False, n_ranks=2
+    )
     run_consolidate(paths)
-    return paths
+    return paths.root
 
 
 def test_recomputing_with_ase_agrees(computed: CampaignPaths) -> None:

@@ -161,14 +161,15 @@ class StoreView:
         )
         return table
 
-    def frame(self, columns: Sequence[str]) -> pd.DataFrame:
-        """Return some columns in memory; `info.<key>` too. Computes.
+    def frame(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the per-system table in memory, or some columns of it; `info.<key>` too. Computes.
 
         Raises:
             FieldError: a column cannot be made from this store.
         """
         import pandas as pd
 
+        columns = self.columns if columns is None else columns
         unknown = [name for name in columns if name not in self.columns and not (name.startswith(INFO_PREFIX) and "info" in self.fields)]
         if unknown:
             raise FieldError(

@@ -23,6 +23,7 @@ from campaign.data import buffer, build, combine
 from campaign.data.atomic_data import AtomicData
 from campaign.data.levels import LEVEL_NAMES, declared_level, parse_level
 from campaign.data.segments import Segments
+from campaign.data.sizes import Sizes
 from campaign.errors import BatchError, BatchKeyError
 from campaign.fields import Level
 
@@ -32,7 +33,7 @@ SystemIndex = int | slice | Tensor | ndarray[Any, Any] | Sequence[int]
 """What names systems of a batch: positions, negative ones from the end, or a mask."""
 
 
-class Batch:
+class Batch(Sizes):
     """N systems of A atoms and E edges in total, as a structure of arrays.
 
     Make one with `from_data_list`, `from_arrays` or `empty`. Tensors are read and replaced as `batch["positions"]` or `batch.positions`.
@@ -48,10 +49,6 @@ class Batch:
     """
 
     device: torch.device
-    atom_segments: Segments
-    """Whose the atoms are; replaced whenever systems come, go or change places, and only then."""
-    edge_segments: Segments
-    """Whose the edges are."""
 
     def __init__(
         self,
@@ -137,39 +134,12 @@ class Batch:
         """Return a batch of no systems and no room with the keys of `batch`."""
         return cls.empty(num_systems=0, num_nodes=0, num_edges=0, template=batch, device=batch.device if device is None else device)
 
-    # Size
-
-    @property
-    def num_graphs(self) -> int:
-        """N."""
-        return self.atom_segments.n_segments
-
-    batch_size = num_graphs
-
-    @property
-    def num_nodes(self) -> int:
-        """A."""
-        return self.atom_segments.n_rows
-
-    @property
-    def num_edges(self) -> int:
-        """E."""
-        return self.edge_segments.n_rows
+    # Size, beyond what `Sizes` has
 
     @property
     def system_capacity(self) -> int:
         """Systems that the batch has room for; N unless it was made by `empty`."""
         return self.num_graphs if self._capacity is None else int(self._capacity[Level.SYSTEM])
-
-    @property
-    def batch_idx(self) -> Int32[Tensor, " A"]:
-        """System of each atom."""
-        return self.atom_segments.batch_idx
-
-    @property
-    def batch_ptr(self) -> Int32[Tensor, " N+1"]:
-        """First atom of each system, and A."""
-        return self.atom_segments.batch_ptr
 
     @property
     def edge_ptr(self) -> Int32[Tensor, " A+1"]:
@@ -178,35 +148,6 @@ class Batch:
         if "neighbor_list" in self:
             ptr[1:] = torch.bincount(self["neighbor_list"][:, 0], minlength=self.num_nodes).cumsum(0)
         return ptr
-
-    @property
-    def num_nodes_list(self) -> list[int]:
-        """Atoms of each system."""
-        return list(map(int, self.atom_segments.lengths))
-
-    @property
-    def num_edges_list(self) -> list[int]:
-        """Edges of each system."""
-        return list(map(int, self.edge_segments.lengths))
-
-    @property
-    def num_nodes_per_graph(self) -> Int32[Tensor, " N"]:
-        """Atoms of each system."""
-        return self.atom_segments.lengths_on_device
-
-    @property
-    def num_edges_per_graph(self) -> Int32[Tensor, " N"]:
-        """Edges of each system."""
-        return self.edge_segments.lengths_on_device
-
-    @property
-    def max_num_nodes(self) -> int:
-        """Atoms of the largest system; 0 without systems."""
-        return int(self.atom_segments.lengths.max(initial=0))
-
-    def n_rows(self, level: Level) -> int:
-        """Return N, A or E."""
-        return {Level.SYSTEM: self.num_graphs, Level.ATOM: self.num_nodes, Level.EDGE: self.num_edges}[level]
 
     # Keys
 

@@ -56,6 +56,11 @@ def from_data_list(
         rows = [column[key] for column in columns]
         if key in EDGE_INDEX_KEYS:
             rows = [row + start for row, start in zip(rows, atoms.ptr[:-1].tolist(), strict=True)]
+        elif key == "neighbor_matrix":
+            starts, counts = atoms.ptr[:-1].tolist(), n_atoms.tolist()
+            rows = [
+                torch.where(row == n, atoms.n_rows, row + start).to(row.dtype) for row, start, n in zip(rows, starts, counts, strict=True)
+            ]
         tensors[key] = concatenate_values(rows, level, device, key)
         levels[key] = level
     return tensors, levels, atoms, Segments(n_edges, device)
@@ -107,7 +112,7 @@ def from_arrays(
     Raises:
         BatchError: see `Batch.from_arrays`.
     """
-    lengths = np.array(n_atoms.cpu() if isinstance(n_atoms, Tensor) else n_atoms, dtype=np.int64)
+    lengths = np.array(n_atoms.cpu().numpy() if isinstance(n_atoms, Tensor) else n_atoms, dtype=np.int64)
     if lengths.ndim != 1 or (lengths < 0).any():
         raise BatchError(f"n_atoms is {lengths.tolist()}; it must be one number per system, none negative. Correct it.")
     atoms = Segments(lengths, device)
@@ -152,7 +157,7 @@ def one_system(batch: Batch, system: int) -> AtomicData:
         if key in EDGE_INDEX_KEYS:
             value = value - start
         elif key == "neighbor_matrix":
-            value = torch.where(value == batch.num_nodes, n_atoms, value - start)
+            value = torch.where(value == batch.num_nodes, n_atoms, value - start).to(value.dtype)
         properties[key] = value
         if declared_level(key) is None:
             custom[key] = level

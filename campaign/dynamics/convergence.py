@@ -1,7 +1,7 @@
 """When a system has converged: criteria that reduce a tensor of the batch to one number per system and compare it with a threshold.
 
-Criteria are combined with AND. A `ConvergenceHook` only evaluates them, or also moves converged systems from one status to the next, which is
-how a `FusedStage` hands them on. What a campaign counts as converged, with stress and fixed atoms, is `exits.py`.
+Criteria are combined with AND. A `ConvergenceHook` only evaluates them, or also moves converged systems from one status to the next,
+which is how a `FusedStage` hands them on. What a campaign counts as converged, with stress and fixed atoms, is `exits.py`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,13 @@ class ConvergenceCriterion(BaseModel):
 
     key: str = Field(description="key of the batch")
     threshold: float = Field(description="satisfied at or below")
-    reduce_dims: int | list[int] = Field(-1, description="dimensions that reduce_op reduces")
-    reduce_op: Literal["min", "max", "norm", "mean", "sum"] | None = Field(None, description="reduction within a row; None does none")
-    custom_op: Callable[[Tensor], Tensor] | None = Field(None, description="tensor in, mask of systems out; replaces everything else")
+    reduce_dims: int | list[int] = Field(default=-1, description="dimensions that reduce_op reduces")
+    reduce_op: Literal["min", "max", "norm", "mean", "sum"] | None = Field(
+        default=None, description="reduction within a row; None does none"
+    )
+    custom_op: Callable[[Tensor], Tensor] | None = Field(
+        default=None, description="tensor in, mask of systems out; replaces everything else"
+    )
 
     def __call__(self, batch: Batch) -> Bool[Tensor, " N"]:
         """Return which systems satisfy the criterion.
@@ -49,17 +53,21 @@ class ConvergenceCriterion(BaseModel):
         """
         if self.key not in batch:
             available = ", ".join(key for key, _ in batch)
-            raise BatchKeyError(f"convergence is measured by {self.key!r}, which the batch lacks; it has {available}. Set it, or use another key.")
+            raise BatchKeyError(
+                f"convergence is measured by {self.key!r}, which the batch lacks; it has {available}. Set it, or use another key."
+            )
         tensor = batch[self.key]
         if self.custom_op is not None:
-            return self.custom_op(tensor)
+            chosen: Tensor = self.custom_op(tensor)
+            return chosen
         values = self._reduced(tensor)
         values = values.reshape(values.shape[0], -1).amax(-1)
         if batch.level_of(self.key) is Level.ATOM:
             largest = torch.full((batch.num_graphs,), -torch.inf, dtype=values.dtype, device=values.device)
             # amax keeps NaN, so a system with bad forces never passes.
             values = largest.scatter_reduce_(0, batch.batch_idx.long(), values, reduce="amax", include_self=False)
-        return values <= self.threshold
+        satisfied: Tensor = values <= self.threshold
+        return satisfied
 
     def _reduced(self, tensor: Tensor) -> Tensor:
         match self.reduce_op:

@@ -36,8 +36,8 @@ class DemoDynamics(BaseDynamics):
     0.5
     """
 
-    __needs_keys__: set[str] = {"forces"}
-    __provides_keys__: set[str] = {"positions", "velocities"}
+    __needs_keys__: set[str] = {"forces"}  # noqa: RUF012
+    __provides_keys__: set[str] = {"positions", "velocities"}  # noqa: RUF012
 
     def __init__(
         self,

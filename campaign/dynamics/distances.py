@@ -3,8 +3,9 @@
 """The shortest distance of each system over the sum of the two covalent radii, periodic images included: a check on what comes out.
 
 All pairs and all images that can be shorter than the shortest found so far are looked at, without a neighbour list: it is done once per
-system, when it ends. An image with shift s lies at least (|s + f_k|) h_k away, with f_k the pair's fractional distance along k, wrapped to ±½,
-and h_k the spacing of the planes along k; so images beyond r/h_k + ½ need not be looked at, and small or skewed cells come out right.
+system, when it ends. An image with shift s lies at least (|s + f_k|) h_k away, with f_k the pair's fractional distance along k, wrapped
+to ±½, and h_k the spacing of the planes along k. So images beyond r/h_k + ½ need not be looked at, and small or skewed cells come out
+right.
 """
 
 from functools import cache
@@ -56,7 +57,7 @@ def _kernel(precision: Precision) -> wp.Kernel:
     @wp.func
     def reach(distance: real, spacing: real) -> wp.int32:
         """Largest shift that can be nearer than `distance`."""
-        n = int(0)
+        n = 0
         if spacing > zero:
             n = int(wp.floor(wp.min(distance / spacing + half, real(1.0e4))))
         return n

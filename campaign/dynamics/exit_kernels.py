@@ -2,8 +2,8 @@
 # The kernels below are written in Warp's language, whose types are values here; a Python type checker has nothing to say about them.
 """Who ends, and why: one launch that measures every running system and decides, one thread per system, serial over its atoms.
 
-Serial for the reason of `fire_kernel.py`: what is decided about a system depends on its own numbers only. A system that ends gets its outcome and
-the status at which the step loop leaves it alone, on the device and at once; so whoever looks may look late and sees the same.
+Serial for the reason of `fire_kernel.py`: what is decided about a system depends on its own numbers only. A system that ends gets its
+outcome and the status at which the step loop leaves it alone, on the device and at once; so whoever looks may look late and sees the same.
 """
 
 from enum import IntEnum
@@ -102,7 +102,7 @@ def exit_kernel(precision: Precision) -> wp.Kernel:
 
         e = energy[i, 0]
         f_square = zero
-        finite = bool(True)
+        finite = True
         for j in range(begin, end):
             f = forces[j]
             if not wp.isfinite(wp.dot(f, f)):
@@ -119,7 +119,7 @@ def exit_kernel(precision: Precision) -> wp.Kernel:
         elif initial_volume[i, 0] > zero:
             ratio = volume / initial_volume[i, 0]
         s_largest = zero
-        s_finite = bool(True)
+        s_finite = True
         if cell_mode != 0:
             s = narrow(projector(cell[i], pbc[i, 0], pbc[i, 1], pbc[i, 2]), stress[i], cell_mode)
             if not wp.isfinite(wp.ddot(s, s)):
@@ -138,7 +138,7 @@ def exit_kernel(precision: Precision) -> wp.Kernel:
         if decide == 0:
             return
 
-        why = int(0)
+        why = 0
         if not (ratio <= volume_bound and ratio * volume_bound >= real(1.0)):
             why = 6
         if not (f_largest <= force_bound):

@@ -20,7 +20,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from campaign.data import Batch
-from campaign.data.warp_interop import launch, precision_of
+from campaign.data.warp_interop import BoundLaunch, precision_of
 from campaign.dynamics.convergence import ConvergenceHook
 from campaign.dynamics.exit_kernels import N_TALLIES, Cause, Tally, exit_kernel
 from campaign.dynamics.optimizers.strain import CellMode
@@ -121,6 +121,7 @@ class Exits(ConvergenceHook):
         self.reports = reports
         self._tally: LaggedTally | None = None
         self._newly: Tensor | None = None
+        self._bound: tuple[tuple[torch.dtype, torch.device], BoundLaunch] | None = None
 
     def evaluate(self, batch: Batch) -> Int64[Tensor, " M"] | None:
         """Measure, decide, and return the positions of systems that have just converged, or None."""
@@ -160,8 +161,10 @@ class Exits(ConvergenceHook):
         settings, n = self.settings, batch.num_graphs
         if self._newly is None or len(self._newly) != n:
             self._newly = torch.zeros(n, dtype=torch.bool, device=batch.device)
-        launch(
-            exit_kernel(precision_of(batch["positions"].dtype)),
+        key = batch["positions"].dtype, batch.device
+        if self._bound is None or self._bound[0] != key:
+            self._bound = key, BoundLaunch(exit_kernel(precision_of(key[0])), batch.device)
+        self._bound[1].run(
             n,
             [
                 batch.batch_ptr,
@@ -180,7 +183,6 @@ class Exits(ConvergenceHook):
                 settings.force_bound_ev_per_ang,
                 settings.volume_ratio_bound,
             ],
-            batch.device,
         )
         return self._newly
 

@@ -1,9 +1,11 @@
 """Several dynamics on one batch, with one model evaluation per step: `batch.status` says which of them moves a system.
 
-`a + b` makes a `FusedStage`. A system begins with the status of the first sub-stage; when it meets that one's convergence criteria, or has used up
-its `n_steps`, it goes on to the next, and after the last it has the `exit_status` and is left alone or leaves. Names and behaviour follow
-nvalchemi 0.2.0, with these differences. Systems that are admitted in a running batch are evaluated before a sub-stage moves them. A
-sub-stage's hooks are told which systems it works on. Counters of steps are declared for this stage, not for every dynamics of the process.
+`a + b` makes a `FusedStage`. A system begins with the status of the first sub-stage; when it meets that one's convergence criteria, or
+has used up its `n_steps`, it goes on to the next, and after the last it has the `exit_status` and is left alone or leaves.
+
+Names and behaviour follow nvalchemi 0.2.0, with these differences. Systems that are admitted in a running batch are evaluated before a
+sub-stage moves them. A sub-stage's hooks are told which systems it works on. Counters of steps are declared for this stage, not for every
+dynamics of the process.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ __all__ = ["FusedStage"]
 class FusedStage(BaseDynamics):
     """Sub-stages that share a batch and a model.
 
-    Hooks of the sub-stages fire at BEFORE_STEP, BEFORE_PRE_UPDATE, AFTER_COMPUTE, AFTER_POST_UPDATE, AFTER_STEP and ON_CONVERGE, whether or not
-    any system is theirs; hooks of the fused stage itself and those of `register_fused_hook` at BEFORE_STEP, BEFORE_COMPUTE, AFTER_COMPUTE and
-    AFTER_STEP, on the same whole batch.
+    Hooks of the sub-stages fire at BEFORE_STEP, BEFORE_PRE_UPDATE, AFTER_COMPUTE, AFTER_POST_UPDATE, AFTER_STEP and ON_CONVERGE, whether
+    or not any system is theirs; hooks of the fused stage itself and those of `register_fused_hook` at BEFORE_STEP, BEFORE_COMPUTE,
+    AFTER_COMPUTE and AFTER_STEP, on the same whole batch.
 
     Args:
         sub_stages: pairs of status code and dynamics, in the order in which systems pass them; all use the model of the first.
@@ -67,7 +69,9 @@ class FusedStage(BaseDynamics):
             raise ArgumentError("a FusedStage was given no sub-stage; it needs at least one. Pass (status, dynamics) pairs.")
         devices = {code: dynamics.device_type for code, dynamics in sub_stages}
         if len(set(devices.values())) > 1:
-            raise ArgumentError(f"sub-stages by status are for devices {devices}; they share a batch, so all must be alike. Set device_type.")
+            raise ArgumentError(
+                f"sub-stages by status are for devices {devices}; they share a batch, so all must be alike. Set device_type."
+            )
         exit_status = len(sub_stages) if exit_status == -1 else exit_status
         super().__init__(sub_stages[0][1].model, exit_status=exit_status, **kwargs)
         self.sub_stages = list(sub_stages)
@@ -181,8 +185,8 @@ class FusedStage(BaseDynamics):
     def run(self, batch: Batch | None = None, n_steps: int | None = None) -> Batch | None:  # type: ignore[override]
         """Step until every system has reached `exit_status`, the sampler is exhausted, or `n_steps` steps are done.
 
-        Without a batch the sampler gives one, and systems that have reached `exit_status` are replaced every `refill_frequency` steps. Before
-        the first step the batch is evaluated once, so that sub-stages have forces to begin with. Returns the batch; None if the
+        Without a batch the sampler gives one, and systems that have reached `exit_status` are replaced every `refill_frequency` steps.
+        Before the first step the batch is evaluated once, so that sub-stages have forces to begin with. Returns the batch; None if the
         sampler is exhausted and nothing is left.
 
         Raises:
@@ -210,11 +214,7 @@ class FusedStage(BaseDynamics):
                     if self.active_batch is None:
                         return None
                     batch = self.active_batch
-                elif (
-                    self.sampler is None
-                    and done % self.convergence_check_frequency == 0
-                    and self.all_complete(batch, self.exit_status)
-                ):
+                elif self.sampler is None and done % self.convergence_check_frequency == 0 and self.all_complete(batch, self.exit_status):
                     break
             return batch
         finally:

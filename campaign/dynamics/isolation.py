@@ -35,8 +35,8 @@ class IsolatingModel(BaseModelMixin):
     """A model whose errors are outcomes of systems.
 
     Batches have the keys `outcome` and `error`. What cannot be the fault of a system is raised: errors of the contract, a missing
-    package, a broken device, and any error once `MOST_FAILURES` systems in a row have raised alone with no success in between, since then the
-    model fails for everything and a campaign would end with nothing but failures.
+    package, a broken device, and any error once `MOST_FAILURES` systems in a row have raised alone with no success in between, since then
+    the model fails for everything and a campaign would end with nothing but failures.
     """
 
     MOST_FAILURES = 64
@@ -69,14 +69,7 @@ class IsolatingModel(BaseModelMixin):
 
     def forward(self, data: Batch) -> ModelOutputs:
         """Return the model's outputs; see the class."""
-        if data.num_nodes > self._max_atoms_per_call and data.num_graphs > 1:
-            outputs = self._evaluate_halves(data)
-        else:
-            try:
-                outputs = self._evaluate(data, self.neighbor_hooks)
-                self._failed_in_a_row = 0
-            except Exception as error:
-                outputs = self._take_apart(data, error)
+        outputs = self._outputs(data, self.neighbor_hooks)
         return outputs if self.model.deterministic else _keep_ended(outputs, data)
 
     def _evaluate(self, batch: Batch, neighbor_hooks: Sequence[Hook]) -> ModelOutputs:
@@ -100,7 +93,7 @@ class IsolatingModel(BaseModelMixin):
             torch.cuda.empty_cache()
             self._max_atoms_per_call = min(self._max_atoms_per_call, max(1, batch.num_nodes // 2))
         if batch.num_graphs > 1:
-            return self._evaluate_halves(batch)
+            return self._halves(batch)
         self.n_failed += 1
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= self.MOST_FAILURES:
@@ -112,20 +105,27 @@ class IsolatingModel(BaseModelMixin):
         shapes = {"energy": (1, 1), "forces": (batch.num_nodes, 3), "stress": (1, 3, 3)}
         return OrderedDict((key, torch.full(shapes[key], torch.nan, dtype=positions.dtype, device=positions.device)) for key in _KEYS)
 
-    def _evaluate_halves(self, batch: Batch) -> ModelOutputs:
+    def _outputs(self, batch: Batch, neighbor_hooks: Sequence[Hook] | None) -> ModelOutputs:
+        """Return the outputs of a batch, whoever in it raises; without neighbour hooks, new ones are made."""
+        if batch.num_nodes > self._max_atoms_per_call and batch.num_graphs > 1:
+            return self._halves(batch)
+        try:
+            outputs = self._evaluate(batch, self.model.make_neighbor_hooks() if neighbor_hooks is None else neighbor_hooks)
+        except Exception as raised:
+            error = raised
+        else:
+            self._failed_in_a_row = 0
+            return outputs
+        # Outside of the handler, so that errors of halves do not pile up as contexts of each other.
+        return self._take_apart(batch, error)
+
+    def _halves(self, batch: Batch) -> ModelOutputs:
         middle = batch.num_graphs // 2
         parts = []
         for rows in (slice(0, middle), slice(middle, None)):
             half = batch.index_select(rows, exclude_keys=NEIGHBOR_KEYS)
-            if half.num_nodes > self._max_atoms_per_call and half.num_graphs > 1:
-                parts.append(self._evaluate_halves(half))
-            else:
-                try:
-                    # New neighbour hooks: those of the whole batch keep what they know of it.
-                    parts.append(self._evaluate(half, self.model.make_neighbor_hooks()))
-                    self._failed_in_a_row = 0
-                except Exception as error:
-                    parts.append(self._take_apart(half, error))
+            # With neighbour hooks of their own: those of the whole batch keep what they know of it.
+            parts.append(self._outputs(half, None))
             for key in ("outcome", "error"):
                 batch[key][rows] = half[key]
         return OrderedDict((key, _joined(key, parts)) for key in _KEYS if any(part.get(key) is not None for part in parts))

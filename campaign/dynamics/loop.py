@@ -1,7 +1,8 @@
 """The step loop: nine stages from top to bottom, one model evaluation, and nothing that depends on the kind of dynamics.
 
 An integrator or optimizer is a subclass that overrides `pre_update` and `post_update`. What systems come and go, the loop leaves to
-`exchange.py`; when a system has converged, to `convergence.py`; several dynamics on one batch, to `fused.py`; a whole campaign, to `relax.py`.
+`exchange.py`; when a system has converged, to `convergence.py`; several dynamics on one batch, to `fused.py`; a whole campaign, to
+`relax.py`.
 
 Names and behaviour follow the `BaseDynamics` of the nvalchemi dynamics contract, with these differences. Dynamics with `evaluates_first`
 (all optimizers here) use the first step of a system to evaluate it only, since it has no forces to follow yet. A system that has left
@@ -61,9 +62,9 @@ class BaseDynamics(HookRegistryMixin):
     """
 
     _stage_type = DynamicsStage
-    __needs_keys__: set[str] = set()
+    __needs_keys__: set[str] = set()  # noqa: RUF012
     """Outputs that the model must give."""
-    __provides_keys__: set[str] = set()
+    __provides_keys__: set[str] = set()  # noqa: RUF012
     """Keys of the batch that this dynamics changes."""
 
     evaluates_first: ClassVar[bool] = False
@@ -74,7 +75,7 @@ class BaseDynamics(HookRegistryMixin):
     """Rank of this process among all of the run; told to hooks."""
 
     _mutable_fields: tuple[str, ...] = ("positions", "velocities", "cell")
-    _bookkeeping_keys: dict[str, Callable[[int, torch.device], Tensor]] = {
+    _bookkeeping_keys: dict[str, Callable[[int, torch.device], Tensor]] = {  # noqa: RUF012
         "status": lambda n, device: torch.zeros(n, 1, dtype=torch.int64, device=device),
         "system_id": lambda n, device: torch.full((n, 1), -1, dtype=torch.int64, device=device),
     }
@@ -103,7 +104,8 @@ class BaseDynamics(HookRegistryMixin):
     ) -> None:
         if not isinstance(model, BaseModelMixin):
             raise OperandError(
-                f"{type(self).__name__} was given a model of type {type(model).__name__}; it must be a BaseModelMixin. Wrap it in a subclass."
+                f"{type(self).__name__} was given a model of type {type(model).__name__}; it must be a BaseModelMixin. "
+                "Wrap it in a subclass."
             )
         self.model = model
         self.model_config = model.model_config
@@ -183,7 +185,9 @@ class BaseDynamics(HookRegistryMixin):
         """
         n_steps = self.n_steps if n_steps is None else n_steps
         if n_steps is None:
-            raise ArgumentError(f"{type(self).__name__}.run has no number of steps; it needs one. Pass n_steps to it or to the constructor.")
+            raise ArgumentError(
+                f"{type(self).__name__}.run has no number of steps; it needs one. Pass n_steps to it or to the constructor."
+            )
         self._open_hooks()
         try:
             for _ in range(n_steps):

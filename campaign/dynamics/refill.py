@@ -1,7 +1,7 @@
 """When systems that have ended should leave: often enough that a batch does little idle work, and no more often.
 
-A system that has ended and is still in the batch costs its share of each step. Taking it out costs a fixed time, whatever is taken out. Waiting
-until the idle work since the last exchange is worth one exchange costs at most twice the best possible, without knowing what comes
+A system that has ended and is still in the batch costs its share of each step. Taking it out costs a fixed time, whatever is taken out.
+Waiting until the idle work since the last exchange is worth one exchange costs at most twice the best possible, without knowing what comes
 (the ski rental problem). Both costs are measured as the run goes.
 """
 

@@ -4,8 +4,8 @@
                           ▲                              │
                           └────────── exchange ◀─────────┘
 
-The step loop is `loop.py`, the optimizer one of `optimizers/`, who ends and why is `exits.py`, when those who ended leave is `refill.py`, and a model that
-raises is the business of `isolation.py`. What is left for here is admitting, leaving and counting. At any moment
+The step loop is `loop.py`, the optimizer one of `optimizers/`, who ends and why is `exits.py`, when those who ended leave is `refill.py`,
+and a model that raises is the business of `isolation.py`. What is left for here is admitting, leaving and counting. At any moment
 
     n_admitted = in flight + n_finished, summed over outcomes.
 """
@@ -89,7 +89,9 @@ class RunStatistics:
     """Steps of the batch."""
     n_exchanges: int = 0
     """Times that systems left or came."""
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("model", "neighbors", "optimizer", "sink", "exchange", "other"), 0.0))
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("model", "neighbors", "optimizer", "sink", "exchange", "other"), 0.0)
+    )
     """Wall time by part; `optimizer` is the rest of a step beside model and neighbours, hooks included."""
 
     @property
@@ -106,9 +108,9 @@ class RunStatistics:
 class Relaxation:
     """Relaxes everything that a sampler gives and writes each system to a sink when it has ended.
 
-    Every system ends with an outcome, whatever becomes of it, and leaves the same way: fields `outcome`, `error`, `n_steps`, `fmax`, `smax`,
-    `initial_energy`, `volume_ratio` and `shortest_distance_ratio` beside its structure, energy, forces and stress. What a system does
-    depends on itself only: with a deterministic model its result has the same bits alone or among others, early or late.
+    Every system ends with an outcome, whatever becomes of it, and leaves the same way: fields `outcome`, `error`, `n_steps`, `fmax`,
+    `smax`, `initial_energy`, `volume_ratio` and `shortest_distance_ratio` beside its structure, energy, forces and stress. What a system
+    does depends on itself only: with a deterministic model its result has the same bits alone or among others, early or late.
 
     Args:
         model: what gives energy, forces and, where the cell relaxes, stress.
@@ -299,7 +301,9 @@ class Relaxation:
                 back[key] = value.detach().to(back["positions"].dtype).view(back[key].shape)
         back["outcome"], back["error"] = before
         self.exits.measure(back)
-        atom_rows = torch.as_tensor(np.isin(np.repeat(np.arange(leaving.num_graphs), leaving.atom_segments.lengths), rows), device=self.device)
+        atom_rows = torch.as_tensor(
+            np.isin(np.repeat(np.arange(leaving.num_graphs), leaving.atom_segments.lengths), rows), device=self.device
+        )
         system_rows = torch.as_tensor(rows, device=self.device)
         for key in ("positions", "forces"):
             leaving[key][atom_rows] = back[key]

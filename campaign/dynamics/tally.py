@@ -46,16 +46,20 @@ class LaggedTally:
         if self._is_lagging:
             host = torch.empty(self._counts.shape, dtype=torch.int32, pin_memory=True)
             host.copy_(self._counts, non_blocking=True)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
             self._in_flight.append((host, event))
 
     def read(self) -> Int32[ndarray, " C"]:
         """Return the newest counts that have arrived; zeros before the first."""
-        while self._in_flight and (self._in_flight[0][1].query() or len(self._in_flight) > self.MOST_IN_FLIGHT):
-            host, event = self._in_flight.popleft()
+        while self._in_flight:
+            host, event = self._in_flight[0]
+            has_arrived: bool = event.query()  # type: ignore[no-untyped-call]
+            if not has_arrived and len(self._in_flight) <= self.MOST_IN_FLIGHT:
+                break
             event.synchronize()
             self._latest = host.numpy()
+            self._in_flight.popleft()
         return self._latest
 
     def forget(self) -> None:

@@ -32,8 +32,8 @@ class AseCalculatorModel(nn.Module, BaseModelMixin):
     """An ASE calculator, given as import path and keyword arguments.
 
     Options: `calculator`, "module:name" of a class or function that returns a calculator; `arguments`, its keyword arguments. The import
-    runs the code of that module, so the path must be one that you trust. The stress is zero where the calculator gives none, as for a system
-    without a volume. What the calculator raises for a system goes to the caller, which then finds the system and fails it alone.
+    runs the code of that module, so the path must be one that you trust. The stress is zero where the calculator gives none, as for a
+    system without a volume. What the calculator raises for a system goes to the caller, which then finds the system and fails it alone.
 
     >>> model = AseCalculatorModel("ase.calculators.morse:MorsePotential", {"r0": 2.5})
     >>> batch = Batch.from_arrays([2], {"positions": [[0.0, 0, 0], [0, 0, 2.5]], "atomic_numbers": [29, 29]}, {})

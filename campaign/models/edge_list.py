@@ -43,7 +43,8 @@ def edges_within(batch: Batch, cutoff_ang: float) -> Edges:
         vector = vector + torch.einsum("ek,ekx->ex", shift, cell)
     else:
         shift = torch.zeros_like(vector)
-    is_near = vector.square().sum(dim=1) < cutoff_ang * cutoff_ang
+    # NaN is no distance beyond the cutoff: the edge stays, so that the outputs are not finite either.
+    is_near = ~(vector.square().sum(dim=1) >= cutoff_ang * cutoff_ang)
     return Edges(source[is_near], target[is_near], shift[is_near], vector[is_near])
 
 

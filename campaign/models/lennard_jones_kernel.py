@@ -38,7 +38,7 @@ def smooth_cutoff(r2: Any, rc2: Any, ro2: Any):
     f = (rc² − r²)² (rc² + 2 r² − 3 ro²) / (rc² − ro²)³
 
     >>> smooth_cutoff(1.0, 4.0, 2.0), smooth_cutoff(4.0, 4.0, 2.0)
-    ((1.0, 0.0), (0.0, 0.0))
+    ((1.0, 0.0), (0.0, -0.0))
     """
     f = type(r2)(1.0)
     df = type(r2)(0.0)

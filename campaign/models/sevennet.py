@@ -1,8 +1,8 @@
 """SevenNet-0, an equivariant graph network for inorganic crystals, as one batched forward pass.
 
 Y. Park, J. Kim, S. Hwang, S. Han, J. Chem. Theory Comput. 20, 4857 (2024). The package `sevenn` brings network and weights; this file makes
-its input of a batch, and energies, forces and stress of its output. The network differentiates its energy by the edge vectors, so forces and
-stress come out of one backward pass.
+its input of a batch, and energies, forces and stress of its output. The network differentiates its energy by the edge vectors, so forces
+and stress come out of one backward pass.
 
 Weights: only checkpoints that lie in the installed wheel are loaded. They are pickles, which run code when loaded, just as the package
 that they come with does; so no option names another file.

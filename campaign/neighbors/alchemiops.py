@@ -16,6 +16,7 @@ Kernels run in float64 whatever the batch is in: in float32 distances in a 10^4 
 
 from __future__ import annotations
 
+import importlib.metadata
 from typing import Final
 
 import numpy as np
@@ -31,7 +32,7 @@ from campaign.neighbors.cells import Cells
 from campaign.neighbors.kernels import settle_rows
 from campaign.neighbors.rows import NeighborRows
 
-__all__ = ["find_pairs_in_cell_lists"]
+__all__ = ["complete_basis", "find_pairs_in_cell_lists", "library_version"]
 
 _FIRST_WIDTH: Final = 64
 """Width of the rows of the first attempt, where nothing is known yet."""
@@ -77,6 +78,11 @@ def find_pairs_in_cell_lists(
         ],
         device,
     )
+
+
+def library_version() -> str:
+    """Return the version of the package that is installed."""
+    return importlib.metadata.version("nvalchemi-toolkit-ops")
 
 
 def _enclose(

@@ -38,6 +38,7 @@ def compute_neighbors(
         ContractError: neither a cutoff nor a config is given.
         NeighborListError: a system's list would be endless or larger than memory.
 
+    >>> import torch
     >>> from campaign.data import AtomicData
     >>> pair = AtomicData(positions=torch.tensor([[0.0, 0, 0], [2.0, 0, 0]]), atomic_numbers=torch.tensor([18, 18]))
     >>> batch = Batch.from_data_list([pair])

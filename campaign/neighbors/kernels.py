@@ -20,7 +20,7 @@ NOT_FINITE = wp.constant(2)
 FLATTEST = wp.constant(wp.float64(1e-8))
 MAX_IMAGES = wp.constant(1_000_000)
 ROUNDING = wp.constant(wp.float64(1e-9))
-FURTHEST_ANG = wp.constant(1_000_000_000)
+FURTHEST_ANG = wp.constant(100_000_000)
 
 
 @wp.kernel(enable_backward=False, module="unique")
@@ -103,32 +103,31 @@ def search_kernel(precision: Precision):
         state: wp.array(dtype=wp.int32),
         radius: wp.float64,
         half: wp.int32,
+        by_system: wp.int32,
         fill: wp.int32,
         matrix: wp.array(dtype=wp.int32, ndim=2),
         shifts: wp.array(dtype=wp.vec3i, ndim=2),
         counts: wp.array(dtype=wp.int32),
     ):
-        i = wp.tid()
-        s = owner[i]
+        thread = wp.tid()
+        s = thread
+        first = ptr[s]
+        last = ptr[s + 1]
+        begin = first
+        end = last
+        if by_system == 0:
+            s = owner[thread]
+            first = ptr[s]
+            last = ptr[s + 1]
+            begin = thread
+            end = thread + 1
         if not wanted[s]:
             return
         width = matrix.shape[1]
         has_shifts = shifts.shape[1] > 0
         zero = wp.float64(0.0)
         one = wp.float64(1.0)
-        n = int(0)
-        has_lost = bool(False)
         radius_sq = radius * radius
-        here = positions[i]
-        x = wp.float64(here[0])
-        y = wp.float64(here[1])
-        z = wp.float64(here[2])
-        first = ptr[s]
-        last = ptr[s + 1]
-        if half == 1:
-            first = i
-        if state[s] == ENDLESS:
-            last = first
         cell = vectors[s]
         a_x = cell[0, 0]
         a_y = cell[0, 1]
@@ -154,68 +153,106 @@ def search_kernel(precision: Precision):
         b_far = far[1]
         c_far = far[2]
         is_periodic = a_far + b_far + c_far > zero
-        for j in range(first, last):
-            there = positions[j]
-            d_x = wp.float64(there[0]) - x
-            d_y = wp.float64(there[1]) - y
-            d_z = wp.float64(there[2]) - z
-            # True for NaN and infinity, in positions and cells. One such pair is listed, so that whoever sums over the row gets NaN.
-            is_lost = not (wp.abs(d_x) + wp.abs(d_y) + wp.abs(d_z) < wp.float64(FURTHEST_ANG)) or state[s] != 0
-            if is_lost or not is_periodic:
-                is_pair = j != i and d_x * d_x + d_y * d_y + d_z * d_z < radius_sq
-                if is_lost:
-                    is_pair = j != i and not has_lost
-                    has_lost = has_lost or is_pair
-                if is_pair:
-                    if n < width:
-                        matrix[i, n] = j
-                        if has_shifts:
-                            shifts[i, n] = wp.vec3i(0, 0, 0)
-                    n += 1
-                continue
-            f = a_dual_x * d_x + a_dual_y * d_y + a_dual_z * d_z
-            g = b_dual_x * d_x + b_dual_y * d_y + b_dual_z * d_z
-            h = c_dual_x * d_x + c_dual_y * d_y + c_dual_z * d_z
-            size = wp.abs(f) + wp.abs(g) + wp.abs(h)
-            slack = ROUNDING * (size + one)
-            u_last = wp.floor(-f + a_far + slack)
-            v_first = wp.ceil(-g - b_far - slack)
-            v_last = wp.floor(-g + b_far + slack)
-            w_first = wp.ceil(-h - c_far - slack)
-            w_last = wp.floor(-h + c_far + slack)
-            u = wp.ceil(-f - a_far - slack)
-            while u <= u_last:
-                u_x = d_x + u * a_x
-                u_y = d_y + u * a_y
-                u_z = d_z + u * a_z
-                v = v_first
-                while v <= v_last:
-                    v_x = u_x + v * b_x
-                    v_y = u_y + v * b_y
-                    v_z = u_z + v * b_z
-                    w = w_first
-                    while w <= w_last:
-                        w_x = v_x + w * c_x
-                        w_y = v_y + w * c_y
-                        w_z = v_z + w * c_z
-                        if w_x * w_x + w_y * w_y + w_z * w_z < radius_sq:
-                            is_pair = j != i or u != zero or v != zero or w != zero
-                            if half == 1 and j == i:
-                                is_pair = u > zero or (u == zero and (v > zero or (v == zero and w > zero)))
-                            if is_pair:
-                                if n < width:
-                                    matrix[i, n] = j
-                                    shifts[i, n] = wp.vec3i(int(u), int(v), int(w))
-                                n += 1
-                        w += one
-                    v += one
-                u += one
-        counts[i] = n
-        for k in range(n, width):
-            matrix[i, k] = fill
-        if has_shifts:
-            for k in range(n, width):
-                shifts[i, k] = wp.vec3i(0, 0, 0)
+        # With a whole system in one thread a pair is looked at once and goes into both rows: in row j, i comes after all smaller ones.
+        mirrors = by_system == 1 and half == 0 and state[s] == 0
+        for i in range(begin, end):
+            counts[i] = 0
+            r = positions[i]
+            distance = wp.abs(wp.float64(r[0])) + wp.abs(wp.float64(r[1])) + wp.abs(wp.float64(r[2]))
+            # Written so that NaN is too far. Each row lists one lost pair of its own, which mirroring cannot say.
+            if not (distance < wp.float64(0.5) * wp.float64(FURTHEST_ANG)):
+                mirrors = False
+        for i in range(begin, end):
+            n = counts[i]
+            has_lost = bool(False)
+            here = positions[i]
+            x = wp.float64(here[0])
+            y = wp.float64(here[1])
+            z = wp.float64(here[2])
+            j_first = first
+            j_last = last
+            if mirrors or half == 1:
+                j_first = i
+            if state[s] == ENDLESS:
+                j_last = j_first
+            for j in range(j_first, j_last):
+                there = positions[j]
+                d_x = wp.float64(there[0]) - x
+                d_y = wp.float64(there[1]) - y
+                d_z = wp.float64(there[2]) - z
+                # True for NaN and infinity, in positions and cells. One such pair is listed, so that whoever sums over the row gets NaN.
+                is_lost = not (wp.abs(d_x) + wp.abs(d_y) + wp.abs(d_z) < wp.float64(FURTHEST_ANG)) or state[s] != 0
+                if is_lost or not is_periodic:
+                    is_pair = j != i and d_x * d_x + d_y * d_y + d_z * d_z < radius_sq
+                    if is_lost:
+                        is_pair = j != i and not has_lost
+                        has_lost = has_lost or is_pair
+                    if is_pair:
+                        if n < width:
+                            matrix[i, n] = j
+                            if has_shifts:
+                                shifts[i, n] = wp.vec3i(0, 0, 0)
+                        n += 1
+                        if mirrors:
+                            m = counts[j]
+                            if m < width:
+                                matrix[j, m] = i
+                                if has_shifts:
+                                    shifts[j, m] = wp.vec3i(0, 0, 0)
+                            counts[j] = m + 1
+                    continue
+                f = a_dual_x * d_x + a_dual_y * d_y + a_dual_z * d_z
+                g = b_dual_x * d_x + b_dual_y * d_y + b_dual_z * d_z
+                h = c_dual_x * d_x + c_dual_y * d_y + c_dual_z * d_z
+                slack = ROUNDING * (wp.abs(f) + wp.abs(g) + wp.abs(h) + one)
+                u_last = wp.floor(-f + a_far + slack)
+                v_first = wp.ceil(-g - b_far - slack)
+                v_last = wp.floor(-g + b_far + slack)
+                w_first = wp.ceil(-h - c_far - slack)
+                w_last = wp.floor(-h + c_far + slack)
+                before = n
+                u = wp.ceil(-f - a_far - slack)
+                while u <= u_last:
+                    u_x = d_x + u * a_x
+                    u_y = d_y + u * a_y
+                    u_z = d_z + u * a_z
+                    v = v_first
+                    while v <= v_last:
+                        v_x = u_x + v * b_x
+                        v_y = u_y + v * b_y
+                        v_z = u_z + v * b_z
+                        w = w_first
+                        while w <= w_last:
+                            w_x = v_x + w * c_x
+                            w_y = v_y + w * c_y
+                            w_z = v_z + w * c_z
+                            if w_x * w_x + w_y * w_y + w_z * w_z < radius_sq:
+                                is_pair = j != i or u != zero or v != zero or w != zero
+                                if half == 1 and j == i:
+                                    is_pair = u > zero or (u == zero and (v > zero or (v == zero and w > zero)))
+                                if is_pair:
+                                    if n < width:
+                                        matrix[i, n] = j
+                                        shifts[i, n] = wp.vec3i(int(u), int(v), int(w))
+                                    n += 1
+                            w += one
+                        v += one
+                    u += one
+                if mirrors and j != i and n > before:
+                    # The images of i as j sees them are the opposite ones, so they come in the opposite order.
+                    m = counts[j]
+                    if m + n - before <= width and n <= width:
+                        for k in range(n - before):
+                            matrix[j, m + k] = i
+                            shifts[j, m + k] = -shifts[i, n - 1 - k]
+                    counts[j] = m + n - before
+            counts[i] = n
+        for i in range(begin, end):
+            for k in range(counts[i], width):
+                matrix[i, k] = fill
+            if has_shifts:
+                for k in range(counts[i], width):
+                    shifts[i, k] = wp.vec3i(0, 0, 0)
 
     return search
 

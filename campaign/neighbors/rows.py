@@ -50,9 +50,14 @@ class NeighborRows:
         """Shifts in full width: zeros, made once, where none are kept."""
         if self.has_shifts:
             return self.shifts
-        if self._zeros is None:
-            self._zeros = torch.zeros((*self.matrix.shape, 3), dtype=torch.int32, device=self.matrix.device)
-        return self._zeros
+        n = 3 * self.matrix.numel()
+        if self._zeros is None or self._zeros.numel() < n:
+            self._zeros = torch.zeros(n, dtype=torch.int32, device=self.matrix.device)
+        return self._zeros[:n].view(*self.matrix.shape, 3)
+
+    def take_zeros(self, other: NeighborRows) -> None:
+        """Use the zeros of other rows, which are a megabyte or more, instead of making some."""
+        self._zeros = other._zeros
 
 
 def create_rows(n_atoms: int, width: int, with_shifts: bool, device: torch.device) -> NeighborRows:

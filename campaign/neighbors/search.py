@@ -13,13 +13,13 @@ from torch import Tensor
 
 from campaign.data import Segments
 from campaign.errors import NeighborListError
-from campaign.neighbors.alchemiops import find_pairs_in_cell_lists
+from campaign.neighbors.alchemiops import find_pairs_in_cell_lists, library_version
 from campaign.neighbors.all_pairs import find_pairs
 from campaign.neighbors.cells import ENDLESS, MAX_IMAGES, Cells
 from campaign.neighbors.kernels import FURTHEST_ANG
 from campaign.neighbors.rows import NeighborRows, create_rows
 
-__all__ = ["LARGE_SYSTEM", "MAX_ROW_BYTES", "fill_rows", "make_rows", "roomy_width"]
+__all__ = ["LARGE_SYSTEM", "MAX_ROW_BYTES", "describe_search", "fill_rows", "make_rows", "roomy_width"]
 
 LARGE_SYSTEM: Final = 1024
 """Atoms from which on a system is searched with cell lists; both searches take about 15 ms there on a CPU core."""
@@ -28,6 +28,18 @@ MAX_ROW_BYTES: Final = 8 * 2**30
 """Size of neighbour rows beyond which they are refused."""
 
 _log = logging.getLogger(__name__)
+
+
+def describe_search() -> dict[str, str]:
+    """Return what makes neighbour lists, for provenance.
+
+    >>> sorted(describe_search())
+    ['neighbors_large_systems', 'neighbors_small_systems']
+    """
+    return {
+        "neighbors_small_systems": f"all pairs, below {LARGE_SYSTEM} atoms",
+        "neighbors_large_systems": f"cell lists of nvalchemi-toolkit-ops {library_version()}",
+    }
 
 
 def make_rows(

@@ -116,6 +116,7 @@ class VerletList:
         positions, vectors, pbc = _geometry(batch)
         self._atoms = None
         followed = create_rows(new.n_rows, rows.width, bool(pbc.any()), batch.device)
+        followed.take_zeros(rows)
         copy_rows(rows, old, followed, new, torch.from_numpy(source).to(batch.device))
         kept = np.flatnonzero(source >= 0)
         moved = Reference(positions.clone(), vectors.clone(), torch.zeros_like(vectors), pbc.clone())

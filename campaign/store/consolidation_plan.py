@@ -38,18 +38,23 @@ DEFAULT_BUDGET_BYTES: Final = 2**30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardIndex:
-    """What the plan needs to know of one per-rank shard: its name and, row by row, system, size and, in a trajectory, step."""
+    """What the plan needs to know of one per-rank shard: its name and, row by row, system, size and, in a trajectory, step.
+
+    `rows` are the rows that count, if that is not all of them.
+    """
 
     name: str
     system_ids: Int64[ndarray, " M"]
     n_atoms: Int64[ndarray, " M"]
     steps: Int64[ndarray, " M"] | None = None
+    rows: Int64[ndarray, " M"] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InputIndex:
-    """What the plan needs to know of `inputs.zarr`: size of each input, and whether it is a reject."""
+    """What the plan needs to know of `inputs.zarr`: its name, the size of each input, and whether it is a reject."""
 
+    name: str
     n_atoms: Int64[ndarray, " N"]
     reject_mask: Bool[ndarray, " N"]
 
@@ -109,7 +114,6 @@ def plan_consolidation(
     fields: Sequence[Field],
     budget_bytes: int = DEFAULT_BUDGET_BYTES,
     allow_incomplete: bool = False,
-    inputs_name: str = "inputs.zarr",
 ) -> ConsolidationPlan:
     """Plan a store that has each input once, sorted by `system_id`.
 
@@ -118,7 +122,7 @@ def plan_consolidation(
         StoreDamagedError: a shard has a system that is no input, or one of another size than its input.
         ResourceError: one Dask task would need more than the budget.
 
-    >>> inputs = InputIndex(np.array([2, 3]), np.array([False, True]))
+    >>> inputs = InputIndex("inputs.zarr", np.array([2, 3]), np.array([False, True]))
     >>> shard = ShardIndex("0001-00000-00000-000.zarr", np.array([0, 0]), np.array([2, 2]))
     >>> plan = plan_consolidation(inputs, [shard], [])
     >>> plan.source.tolist(), plan.row.tolist(), plan.n_duplicates
@@ -126,11 +130,10 @@ def plan_consolidation(
     """
     ordered = sorted(shards, key=lambda shard: shard.name)
     rejects = np.flatnonzero(inputs.reject_mask)
-    indices = [ShardIndex(inputs_name, rejects, inputs.n_atoms[rejects]), *ordered]
+    indices = [ShardIndex(inputs.name, rejects, inputs.n_atoms[rejects], rows=rejects), *ordered]
     for index in ordered:
         _check_against_inputs(index, inputs)
     ids, source, row = _joined(indices)
-    row[: len(rejects)] = rejects
     system_ids, chosen = np.unique(ids, return_index=True)
     n_missing = len(inputs.n_atoms) - len(system_ids)
     if n_missing and not allow_incomplete:
@@ -276,8 +279,8 @@ def _joined(indices: Sequence[ShardIndex]) -> tuple[Int64[ndarray, " M"], Int64[
     lengths = np.array([len(index.system_ids) for index in indices], dtype=np.int64)
     ids = np.concatenate([np.zeros(0, dtype=np.int64), *(index.system_ids for index in indices)])
     source = np.repeat(np.arange(len(indices)), lengths)
-    row = np.arange(len(ids)) - np.repeat(pointers(lengths)[:-1], lengths)
-    return ids, source, row
+    rows = [np.arange(len(index.system_ids)) if index.rows is None else index.rows for index in indices]
+    return ids, source, np.concatenate([np.zeros(0, dtype=np.int64), *rows])
 
 
 def _check_against_inputs(index: ShardIndex, inputs: InputIndex) -> None:

@@ -85,6 +85,8 @@ class ModelContract(ABC):
     difference_tolerance: ClassVar[float] = 1e-5
     """Largest difference of an analytic derivative from a finite one, relative to the largest component or 1."""
 
+    _model: ClassVar[BaseModelMixin]
+
     @abstractmethod
     def create_model(self) -> BaseModelMixin:
         """Return a new model, always with the same parameters."""
@@ -93,10 +95,13 @@ class ModelContract(ABC):
     def structures(self) -> list[Atoms]:
         """Return at least three structures that the model can compute, as different as possible."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def model(self) -> BaseModelMixin:
         """One model for all tests of a class, since making one can take seconds."""
-        return self.create_model()
+        own = type(self).__dict__
+        if "_model" not in own:
+            type(self)._model = self.create_model()
+        return type(self)._model
 
     # Declarations
 

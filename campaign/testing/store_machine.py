@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from campaign.errors import CampaignError
 from campaign.fields import CARRIED_FIELDS, INPUT_FIELDS, RESULT_FIELDS, STORE_FIELDS
 from campaign.outcomes import RUNNING
-from campaign.paths import ShardName
+from campaign.paths import CampaignPaths, ShardName
 from campaign.store.consolidation import run_consolidation
 from campaign.store.consolidation_plan import InputIndex, ShardIndex, plan_consolidation
 from campaign.store.durable import DurableStore
@@ -40,7 +40,8 @@ class ShardMachine(RuleBasedStateMachine):
         columns = made_up_columns(INPUT_FIELDS, self.sizes, 0)
         columns["system_id"] = np.arange(N_INPUTS)[:, None]
         columns["outcome"] = np.full((N_INPUTS, 1), RUNNING)
-        write_store(self.folder / "inputs.zarr", INPUT_FIELDS, self.sizes, columns)
+        self.paths = CampaignPaths(self.folder)
+        write_store(self.paths.inputs, INPUT_FIELDS, self.sizes, columns)
         self.twins: dict[str, TwinShard] = {}
         self.seed = 0
 
@@ -114,16 +115,15 @@ class ShardMachine(RuleBasedStateMachine):
             reader = StoreReader.open(self.folder / name)
             visible[name] = twin.rows[: reader.n_systems]
             indices.append(ShardIndex(name, reader.read_system("system_id")[:, 0], reader.n_atoms()))
-        inputs = InputIndex(self.sizes, np.zeros(N_INPUTS, dtype=bool))
+        inputs = InputIndex(self.paths.inputs.name, self.sizes, np.zeros(N_INPUTS, dtype=bool))
         plan = plan_consolidation(inputs, indices, STORE_FIELDS, budget_bytes, allow_incomplete=True)
         sources = {name: self.folder / name for name in plan.sources}
-        target = self.folder / "store.zarr"
-        run_consolidation(plan, sources, self.folder / "store.zarr.partial", target, STORE_FIELDS, CARRIED_FIELDS)
+        run_consolidation(plan, sources, self.paths.store_staging, self.paths.store, STORE_FIELDS, CARRIED_FIELDS)
         expected = consolidated_rows(visible)
-        reader = StoreReader.open(target)
+        reader = StoreReader.open(self.paths.store)
         compare_rows(reader, expected)
         rows = reader.read_system("system_id")[:, 0]
-        inputs_reader = StoreReader.open(self.folder / "inputs.zarr")
+        inputs_reader = StoreReader.open(self.paths.inputs)
         for field in CARRIED_FIELDS:
             np.testing.assert_array_equal(reader.read(names=[field.name])[field.name], inputs_reader.read(rows, [field.name])[field.name])
 

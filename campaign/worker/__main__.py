@@ -6,7 +6,7 @@ import sys
 
 from campaign.errors import CampaignError
 from campaign.worker.job import RankJob
-from campaign.worker.start import start_rank
+from campaign.worker.start import log_to_stderr, start_rank
 
 
 def main(arguments: list[str]) -> int:
@@ -14,6 +14,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m campaign.worker JSON; `campaign script` prints a whole command", file=sys.stderr)
         return 2
+    log_to_stderr()
     try:
         return start_rank(RankJob.from_json(arguments[0])).exit_code
     except CampaignError as error:

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger("campaign.worker")
 
 
+def log_to_stderr() -> None:
+    """Send the log of this process to stderr. Not for a debug job, whose process is someone else's."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+
+
 def start_rank(job: RankJob) -> RunState:
     """Run one rank in this process, to its end or until it is asked to leave.
 
@@ -37,7 +42,6 @@ def start_rank(job: RankJob) -> RunState:
         LauncherError: the processes do not form the ranks that were asked for.
         CampaignError: whatever stops the rank; under MPI the process ends then, together with all other ranks.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     started_unix_s = time.time()
     environment = read_environment()
     if job.claims == "mpi":
@@ -168,4 +172,4 @@ def _record_failure(job: RankJob, environment: RankEnvironment, rank: int, start
         _log.warning("the record %s cannot be written: %s", job.paths.rank_record(name), failure)
 
 
-__all__ = ["start_rank"]
+__all__ = ["log_to_stderr", "start_rank"]

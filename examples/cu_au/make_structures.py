@@ -3,7 +3,8 @@
     python make_structures.py [FOLDER]
 
 The folder, by default `structures` beside this file, gets extxyz and CIF files. Equal seeds give equal files. Everything is rattled and
-strained, so a relaxation has something to do; what it should find is known: EMT puts L1₂ Cu₃Au, L1₀ CuAu and L1₂ CuAu₃ on the hull.
+strained, so a relaxation has something to do. What it should find can be checked with ASE: EMT gives L1₂ Cu₃Au −10, L1₀ CuAu −8 and L1₂
+CuAu₃ +7 meV per atom of formation energy, so the gold-rich compound is not stable (in nature it is).
 """
 
 from __future__ import annotations

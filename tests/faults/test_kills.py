@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from slurm.drive import relax_until_done
 
 N_KILLS = int(os.environ.get("CAMPAIGN_FAULT_KILLS", "10"))
 SEED = int(os.environ.get("CAMPAIGN_FAULT_SEED", "20261124"))
-N_SYSTEMS = 120
+N_SYSTEMS = 300
 FMAX = 1e-4
 
 WAYS = {
@@ -103,16 +104,14 @@ def test_kills_at_random_moments_change_nothing(way: str, undisturbed: dict[str,
 def disturb(spec: CampaignSpec, random_moment: random.Random, most_kills: int, log: list[str]) -> int:
     """Drive a campaign to its end and kill something now and then; a dead driver is replaced. Return the number of kills."""
     n_kills = 0
+    kinds = random_moment.sample(list(VICTIMS), len(VICTIMS))
     driver = start_driver(spec)
     while driver.poll() is None:
         if n_kills == most_kills:
             assert driver.wait(600) == 0
             break
-        # From before the first job to well into the work; start-up of Python and torch is most of the time of this small campaign.
-        deadline = time.monotonic() + random_moment.uniform(0.0, 12.0)
-        while time.monotonic() < deadline and driver.poll() is None:
-            time.sleep(0.02)
-        kind = random_moment.choice(list(VICTIMS))
+        wait_for_moment(spec, driver, random_moment)
+        kind = kinds[n_kills % len(kinds)]
         victims = processes_of(spec, kind)
         if victims:
             victim = random_moment.choice(sorted(victims, key=lambda process: process.pid))
@@ -124,10 +123,22 @@ def disturb(spec: CampaignSpec, random_moment: random.Random, most_kills: int, l
             log.append(f"{kind} with {read_progress(spec.paths).n_done} done")
             if kind == "driver":
                 driver.wait()
-        if driver.poll() not in (None, 0):
+        if driver.poll() == -signal.SIGKILL:
             driver = start_driver(spec)
     assert driver.returncode == 0, log
     return n_kills
+
+
+def wait_for_moment(spec: CampaignSpec, driver: subprocess.Popen[bytes], random_moment: random.Random) -> None:
+    """Every other time, on average, at any time from the start of a driver on, else while outcomes are being written."""
+    n_done = read_progress(spec.paths).n_done
+    at_work = random_moment.random() < 0.5
+    pause_s = random_moment.uniform(0.0, 1.0 if at_work else 12.0)
+    while at_work and read_progress(spec.paths).n_done == n_done and driver.poll() is None:
+        time.sleep(0.05)
+    deadline = time.monotonic() + pause_s
+    while time.monotonic() < deadline and driver.poll() is None:
+        time.sleep(0.02)
 
 
 def start_driver(spec: CampaignSpec) -> subprocess.Popen[bytes]:

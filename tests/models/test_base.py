@@ -79,7 +79,7 @@ def test_output_that_the_model_lacks_is_refused() -> None:
     model = Harmonic()
     model.set_config("active_outputs", {"energy", "dipole"})
     with pytest.raises(ModelOutputError, match=r"dipole asked of model 'harmonic'; it computes energy, forces\. Set"):
-        model(one_atom())
+        model.output_data()
     with pytest.raises(ContractError, match=r"no field 'outptus'; it has outputs, .* Set"):
         model.set_config("outptus", set())
 

@@ -12,7 +12,7 @@ from ase.calculators.emt import EMT, parameters
 from ase.data import atomic_numbers
 
 from campaign.models.emt import EMTModel
-from campaign.models.emt_kernels import emt_atom, emt_cutoff
+from campaign.models.emt_kernels import emt_cutoff
 from campaign.models.emt_parameters import A_CUT, BETA, BOHR, COLUMNS, PAPER_TABLE, RC, RC_LIST, element_table
 from campaign.testing.model_contract import batch_for, evaluate
 
@@ -67,10 +67,3 @@ def test_cutoff_exponential_left_out_changes_no_bit() -> None:
         w, dw = emt_cutoff(float(r), RC, A_CUT)
         exact = 1 / (1 + np.exp(A_CUT * (r - RC)))
         assert (w, dw) == (exact, A_CUT * (exact - 1))
-
-
-def test_atom_formula_is_its_own_derivative() -> None:
-    numbers = (-3.5, 2.5, 3.1, 5.2, 3.6, 0.1, BETA)
-    step = 1e-6
-    by_difference = (emt_atom(0.8 + step, *numbers)[0] - emt_atom(0.8 - step, *numbers)[0]) / (2 * step)
-    assert by_difference == pytest.approx(emt_atom(0.8, *numbers)[1], rel=1e-8)

@@ -26,9 +26,9 @@ if not importlib.util.find_spec("mace"):
 def write_small_network(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from mace import modules  # first, since it prepares torch for the e3nn that it needs
-
+        import mace  # noqa: F401 - first, since it prepares torch for the e3nn that it needs
         from e3nn import o3
+        from mace import modules
 
         before = torch.get_default_dtype()
         torch.manual_seed(0)
@@ -70,7 +70,7 @@ class TestContract(ModelContract):
     file: ClassVar[Path]
     difference_step_ang = 1e-5
 
-    @pytest.fixture(autouse=True, scope="class")
+    @pytest.fixture(autouse=True)
     def _file(self, path: Path) -> None:
         type(self).file = path
 

@@ -8,7 +8,6 @@ from ase import Atoms
 
 from campaign.errors import SpecError
 from campaign.models.morse import MorseModel
-from campaign.models.morse_kernel import morse_pair, quintic_cutoff
 from campaign.testing.model_contract import evaluate
 
 
@@ -23,14 +22,6 @@ def test_nothing_is_left_at_the_cutoff() -> None:
     for own in evaluate(MorseModel(), pairs, skin_ang=1.0):
         assert abs(own["energy"][0]) < 1e-15
         assert np.abs(own["forces"]).max() < 1e-12
-
-
-def test_formulas_are_each_others_derivative() -> None:
-    r, step = 1.3, 1e-6
-    by_difference = (morse_pair(r + step, 0.4, 5.0, 1.2)[0] - morse_pair(r - step, 0.4, 5.0, 1.2)[0]) / (2 * step)
-    assert by_difference == pytest.approx(morse_pair(r, 0.4, 5.0, 1.2)[1], rel=1e-6)
-    by_difference = (quintic_cutoff(r + step, 1.1, 1.9)[0] - quintic_cutoff(r - step, 1.1, 1.9)[0]) / (2 * step)
-    assert by_difference == pytest.approx(quintic_cutoff(r, 1.1, 1.9)[1], rel=1e-6)
 
 
 @pytest.mark.parametrize("options", [{"epsilon": 0}, {"r0": -1.0}, {"rho0": float("nan")}, {"rcut1": 3.0}])

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from structures import SKEWED
+from neighbor_structures import SKEWED
 
 from campaign.neighbors.alchemiops import complete_basis
 from campaign.neighbors.cells import ENDLESS, NOT_FINITE, Cells, measure_cells

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from ase.build import molecule
-from pairs import counted, of_system
-from structures import STRUCTURES
+from neighbor_pairs import counted, of_system
+from neighbor_structures import STRUCTURES
 
 from campaign.data import AtomicData, Batch
 from campaign.errors import ContractError

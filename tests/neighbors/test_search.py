@@ -9,13 +9,15 @@ from ase import Atoms
 from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pairs import assert_same_pairs, counted, images, of_system
-from structures import SKEWED, STRUCTURES
+from neighbor_pairs import assert_same_pairs, counted, images, of_system
+from neighbor_structures import SKEWED, STRUCTURES
 
 from campaign.data import AtomicData, Batch
 from campaign.errors import NeighborListError
 from campaign.neighbors import NeighborRows, search
+from campaign.neighbors.all_pairs import find_pairs
 from campaign.neighbors.cells import measure_cells
+from campaign.neighbors.rows import create_rows
 from campaign.neighbors.search import make_rows, roomy_width
 
 
@@ -119,6 +121,30 @@ def test_both_searches_give_the_same_rows_for_a_large_crystal(monkeypatch: pytes
     assert torch.equal(by_cells.counts, by_pairs.counts)
     assert torch.equal(by_cells.matrix, by_pairs.matrix)
     assert torch.equal(by_cells.shifts, by_pairs.shifts)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_what_a_thread_does_changes_nothing(half: bool) -> None:
+    """Atom by atom, as on a GPU, and system by system, as on CPU: also where atoms and cells are lost."""
+    batch = batch_of(*STRUCTURES.values())
+    ptr = batch.batch_ptr.tolist()
+    batch.positions[ptr[3] + 1, 2] = float("nan")
+    batch.positions[ptr[9] + 4, 0] = 1e30
+    batch.cell[12] = float("nan")
+    cells = measure_cells(batch.cell, batch.pbc, batch.num_graphs, 4.4, batch.device)
+    wanted = torch.ones(batch.num_graphs, dtype=torch.bool)
+    wanted[5] = False
+    results = []
+    for by_system in (False, True):
+        rows = create_rows(batch.num_nodes, 700, True, batch.device)
+        for tensor in (rows.matrix, rows.shifts, rows.counts):
+            tensor.fill_(-7)
+        find_pairs(batch.positions, batch.atom_segments, cells, wanted, 4.4, half, rows, by_system=by_system)
+        assert rows.counts.max() < 700 and (rows.counts[ptr[5] : ptr[6]] == -7).all()
+        results.append(rows)
+    assert torch.equal(results[0].counts, results[1].counts)
+    assert torch.equal(results[0].matrix, results[1].matrix)
+    assert torch.equal(results[0].shifts, results[1].shifts)
 
 
 @pytest.mark.parametrize("width", [0, 1, 5, 200])

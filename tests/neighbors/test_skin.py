@@ -9,8 +9,8 @@ from ase import Atoms
 from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pairs import distances, images, of_system
-from structures import STRUCTURES
+from neighbor_pairs import distances, images, of_system
+from neighbor_structures import STRUCTURES
 
 from campaign.data import AtomicData, Batch
 from campaign.neighbors import VerletList

@@ -7,8 +7,8 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
-from pairs import of_system
-from structures import STRUCTURES
+from neighbor_pairs import of_system
+from neighbor_structures import STRUCTURES
 
 from campaign.data import AtomicData, Batch
 from campaign.errors import NeighborListError

@@ -26,7 +26,7 @@ def campaigns(draw: st.DrawFn) -> tuple[InputIndex, list[ShardIndex]]:
         ids = draw(st.lists(st.sampled_from(usable.tolist()), max_size=20)) if len(usable) else []
         at = np.array(ids, dtype=np.int64)
         shards.append(ShardIndex(f"0001-0000{number}-00000-000.zarr", at, sizes[at]))
-    return InputIndex(sizes, rejects), shards
+    return InputIndex("inputs.zarr", sizes, rejects), shards
 
 
 def check_ranges(plan: ConsolidationPlan) -> None:
@@ -119,7 +119,7 @@ def test_frames_are_sorted_and_come_from_the_shard_of_the_result(frames: list[li
 
 
 def test_missing_inputs_are_counted_and_named() -> None:
-    inputs = InputIndex(np.full(9, 2), np.zeros(9, dtype=bool))
+    inputs = InputIndex("inputs.zarr", np.full(9, 2), np.zeros(9, dtype=bool))
     shard = ShardIndex("s", np.array([0, 4]), np.array([2, 2]))
     with pytest.raises(IncompleteError, match=r"7 of 9 inputs have no outcome \(system_id 1, 2, 3, 5, 6, …\).*once.*campaign resume"):
         plan_consolidation(inputs, [shard], STORE_FIELDS)
@@ -134,12 +134,12 @@ def test_missing_inputs_are_counted_and_named() -> None:
     ],
 )
 def test_shards_of_another_campaign_are_refused(ids: list[int], sizes: list[int], seen: str) -> None:
-    inputs = InputIndex(np.full(9, 2), np.zeros(9, dtype=bool))
+    inputs = InputIndex("inputs.zarr", np.full(9, 2), np.zeros(9, dtype=bool))
     with pytest.raises(StoreDamagedError, match=f"{seen}.*remove it, then `campaign resume`"):
         plan_consolidation(inputs, [ShardIndex("s", np.array(ids), np.array(sizes))], STORE_FIELDS, allow_incomplete=True)
 
 
 def test_a_plan_beyond_the_budget_is_refused_with_both_numbers() -> None:
-    inputs = InputIndex(np.array([5_000_000]), np.array([True]))
+    inputs = InputIndex("inputs.zarr", np.array([5_000_000]), np.array([True]))
     with pytest.raises(ResourceError, match=r"needs \d+ MiB for one Dask task, but its budget is 100 MiB. Give it at least \d+ MiB"):
         plan_consolidation(inputs, [], STORE_FIELDS, budget_bytes=100 * 2**20)

@@ -71,7 +71,7 @@ def write_shards(folder: Path, n_shards: int, again: int = 0, seed: int = 0) -> 
 def make_plan(folder: Path, names: list[str]) -> ConsolidationPlan:
     readers = {name: StoreReader.open(folder / name) for name in names}
     indices = [ShardIndex(name, reader.read_system("system_id")[:, 0], reader.n_atoms()) for name, reader in readers.items()]
-    return plan_consolidation(InputIndex(SIZES, REJECTS), indices, STORE_FIELDS)
+    return plan_consolidation(InputIndex("inputs.zarr", SIZES, REJECTS), indices, STORE_FIELDS)
 
 
 def consolidate(folder: Path, names: list[str], **options: object) -> ConsolidationReport:
@@ -228,7 +228,7 @@ def test_measured_memory_stays_below_what_the_plan_states(tmp_path: Path, monkey
     results = made_up_columns(RESULT_FIELDS, sizes, 1) | {"system_id": columns["system_id"][::-1]}
     write_store(tmp_path / "shard", RESULT_FIELDS, sizes, results)
     index = ShardIndex("shard", results["system_id"][:, 0], sizes)
-    plan = plan_consolidation(InputIndex(sizes, np.zeros(len(sizes), dtype=bool)), [index], STORE_FIELDS)
+    plan = plan_consolidation(InputIndex("inputs.zarr", sizes, np.zeros(len(sizes), dtype=bool)), [index], STORE_FIELDS)
     plan = planning.replace_budget(plan, plan.peak_bytes)
     assert plan.n_parallel == 1 and plan.peak_bytes < DEFAULT_BUDGET_BYTES
     del columns, results

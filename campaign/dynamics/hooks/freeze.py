@@ -32,8 +32,8 @@ class FreezeAtomsHook:
 
     Positions are noted before the first update of a step. After each update they are put back and the velocities of these atoms zeroed,
     after the first already, so that the model sees the frozen atoms where they are. With `zero_forces` their forces are zeroed too, as
-    soon as they are computed, so that they count neither for an optimizer's step nor for convergence. On a `FusedStage` as a whole, register
-    this hook before the one for neighbour lists.
+    soon as they are computed, so that they count neither for an optimizer's step nor for convergence. On a `FusedStage` as a whole,
+    register this hook before the one for neighbour lists.
 
     Constraints that come with a structure need no hook: they are in the field `fixed`, which the dynamics respects component by component.
 

@@ -46,8 +46,8 @@ class NVE(BaseDynamics):
     True
     """
 
-    __needs_keys__: ClassVar[set[str]] = {"forces"}
-    __provides_keys__: ClassVar[set[str]] = {"positions", "velocities"}
+    __needs_keys__: set[str] = {"forces"}  # noqa: RUF012
+    __provides_keys__: set[str] = {"positions", "velocities"}  # noqa: RUF012
     evaluates_first: ClassVar[bool] = True
     applies_mask: ClassVar[bool] = True
 

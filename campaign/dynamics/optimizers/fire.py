@@ -9,11 +9,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from campaign.data import Batch
-from campaign.data.warp_interop import Precision, launch
+from campaign.data.warp_interop import Precision
 from campaign.dynamics.convergence import ConvergenceHook
 from campaign.dynamics.optimizers import fire_kernel as kernel
 from campaign.dynamics.optimizers.optimizer import Optimizer, SystemValue, per_system
@@ -91,25 +90,22 @@ class FIRE(Optimizer):
         reals[:, kernel.ALPHA] = self.alpha_start
         return {"reals": reals, "n_positive": torch.full((n,), -1, dtype=torch.int32, device=template.device)}, {}
 
-    def _launch(self, batch: Batch, mask: Bool[Tensor, " N"], precision: Precision) -> None:
-        launch(
-            kernel.fire_kernel(precision),
-            batch.num_graphs,
-            [
-                *self._head(batch, mask),
-                batch["velocities"],
-                self._state["reals"],
-                self._state["n_positive"],
-                self.maxstep,
-                self.n_min,
-                self.f_inc,
-                self.f_dec,
-                self.alpha_start,
-                self.f_alpha,
-                int(self.uphill),
-            ],
-            batch.device,
-        )
+    def _kernel(self, precision: Precision) -> Any:
+        return kernel.fire_kernel(precision)
+
+    def _arguments(self, batch: Batch) -> list[Tensor | int | float]:
+        return [
+            batch["velocities"],
+            self._state["reals"],
+            self._state["n_positive"],
+            self.maxstep,
+            self.n_min,
+            self.f_inc,
+            self.f_dec,
+            self.alpha_start,
+            self.f_alpha,
+            int(self.uphill),
+        ]
 
 
 class FIREVariableCell(FIRE):
@@ -130,8 +126,8 @@ class FIREVariableCell(FIRE):
     ['forces', 'stress']
     """
 
-    __needs_keys__: set[str] = {"forces", "stress"}
-    __provides_keys__: set[str] = {"positions", "velocities", "cell"}
+    __needs_keys__: set[str] = {"forces", "stress"}  # noqa: RUF012
+    __provides_keys__: set[str] = {"positions", "velocities", "cell"}  # noqa: RUF012
 
     def __init__(
         self,

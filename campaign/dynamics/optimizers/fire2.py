@@ -9,11 +9,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from campaign.data import Batch
-from campaign.data.warp_interop import Precision, launch
+from campaign.data.warp_interop import Precision
 from campaign.dynamics.convergence import ConvergenceHook
 from campaign.dynamics.optimizers import fire2_kernel as kernel
 from campaign.dynamics.optimizers.optimizer import Optimizer, SystemValue, per_system
@@ -82,26 +81,23 @@ class FIRE2(Optimizer):
         counts = torch.tensor([[0, 1]], dtype=torch.int32, device=template.device).repeat(n, 1)
         return {"reals": reals, "counts": counts}, {}
 
-    def _launch(self, batch: Batch, mask: Bool[Tensor, " N"], precision: Precision) -> None:
-        launch(
-            kernel.fire2_kernel(precision),
-            batch.num_graphs,
-            [
-                *self._head(batch, mask),
-                batch["velocities"],
-                self._state["reals"],
-                self._state["counts"],
-                self.maxstep,
-                self.delaystep,
-                self.dtgrow,
-                self.dtshrink,
-                self.alphashrink,
-                self.alpha0,
-                self.tmax,
-                self.tmin,
-            ],
-            batch.device,
-        )
+    def _kernel(self, precision: Precision) -> Any:
+        return kernel.fire2_kernel(precision)
+
+    def _arguments(self, batch: Batch) -> list[Tensor | int | float]:
+        return [
+            batch["velocities"],
+            self._state["reals"],
+            self._state["counts"],
+            self.maxstep,
+            self.delaystep,
+            self.dtgrow,
+            self.dtshrink,
+            self.alphashrink,
+            self.alpha0,
+            self.tmax,
+            self.tmin,
+        ]
 
 
 class FIRE2VariableCell(FIRE2):
@@ -112,8 +108,8 @@ class FIRE2VariableCell(FIRE2):
     <CellMode.ISOTROPIC: 1>
     """
 
-    __needs_keys__: set[str] = {"forces", "stress"}
-    __provides_keys__: set[str] = {"positions", "velocities", "cell"}
+    __needs_keys__: set[str] = {"forces", "stress"}  # noqa: RUF012
+    __provides_keys__: set[str] = {"positions", "velocities", "cell"}  # noqa: RUF012
 
     def __init__(
         self,

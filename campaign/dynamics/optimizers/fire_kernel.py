@@ -4,7 +4,8 @@
 
 Serial on purpose: what a system does depends on its own numbers in their own order and on nothing else, so it takes the same steps, bit for
 bit, whoever shares the batch. Bitzek et al., Phys. Rev. Lett. 97, 170201 (2006), in the form of `ase.optimize.FIRE`: the force is the
-acceleration (unit masses), velocities are kept in the optimizer, and the 3n-vector of the displacement, not each atom's, is held to `maxstep`.
+acceleration (unit masses), velocities are kept in the optimizer, and the 3n-vector of the displacement, not each atom's, is held to
+`maxstep`.
 """
 
 from functools import cache
@@ -14,7 +15,7 @@ import warp as wp
 from campaign.data.warp_interop import Precision
 from campaign.dynamics.optimizers.strain import strain_functions
 
-__all__ = ["COLUMNS", "DT", "ALPHA", "DT_MAX", "DT_MIN", "LAST_ENERGY", "STRAIN_VELOCITY", "fire_kernel"]
+__all__ = ["ALPHA", "COLUMNS", "DT", "DT_MAX", "DT_MIN", "LAST_ENERGY", "STRAIN_VELOCITY", "fire_kernel"]
 
 DT, ALPHA, DT_MAX, DT_MIN, LAST_ENERGY, STRAIN_VELOCITY = range(6)
 """Columns of the per-system state; the strain velocity takes nine."""
@@ -84,7 +85,7 @@ def fire_kernel(precision: Precision) -> wp.Kernel:
         count = n_positive[i]
         keep = zero
         push = zero
-        uphill = bool(False)
+        uphill = False
         if count < 0:
             # First step of this system: velocities are zero and there is nothing to judge yet.
             n_positive[i] = 0
@@ -146,8 +147,6 @@ def fire_kernel(precision: Precision) -> wp.Kernel:
             for r in range(3):
                 for c in range(3):
                     state[i, 5 + 3 * r + c] = v_strain[r, c]
-        move(
-            i, begin, end, positions, velocities, cell, last_positions, last_cell, p, v_strain, factor, scale, max_strain, cell_mode
-        )
+        move(i, begin, end, positions, velocities, cell, last_positions, last_cell, p, v_strain, factor, scale, max_strain, cell_mode)
 
     return fire_step

@@ -9,15 +9,14 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from campaign.data import Batch
-from campaign.data.warp_interop import Precision, launch
+from campaign.data.warp_interop import Precision
 from campaign.dynamics.convergence import ConvergenceHook
-from campaign.dynamics.per_system import check_positive
 from campaign.dynamics.optimizers.lbfgs_kernel import lbfgs_kernel
 from campaign.dynamics.optimizers.optimizer import Optimizer
+from campaign.dynamics.per_system import check_positive
 from campaign.errors import ArgumentError
 from campaign.hooks import Hook
 from campaign.models.base import BaseModelMixin
@@ -46,7 +45,7 @@ class LBFGS(Optimizer):
     20
     """
 
-    __provides_keys__: set[str] = {"positions"}
+    __provides_keys__: set[str] = {"positions"}  # noqa: RUF012
     needs_velocities: ClassVar[bool] = False
 
     def __init__(
@@ -88,19 +87,16 @@ class LBFGS(Optimizer):
         }
         return systems, atoms
 
-    def _launch(self, batch: Batch, mask: Bool[Tensor, " N"], precision: Precision) -> None:
+    def _kernel(self, precision: Precision) -> Any:
+        return lbfgs_kernel(precision)
+
+    def _arguments(self, batch: Batch) -> list[Tensor | int | float]:
         state = self._state
-        launch(
-            lbfgs_kernel(precision),
-            batch.num_graphs,
-            [
-                *self._head(batch, mask),
-                *(state[key] for key in ("steps", "changes", "steps_strain", "changes_strain", "last_forces", "last_forces_strain")),
-                *(state[key] for key in ("direction", "curvature", "weight", "counts")),
-                self.memory,
-                self.maxstep,
-                self.damping,
-                self.alpha,
-            ],
-            batch.device,
-        )
+        return [
+            *(state[key] for key in ("steps", "changes", "steps_strain", "changes_strain", "last_forces", "last_forces_strain")),
+            *(state[key] for key in ("direction", "curvature", "weight", "counts")),
+            self.memory,
+            self.maxstep,
+            self.damping,
+            self.alpha,
+        ]

@@ -3,9 +3,9 @@
 """One L-BFGS step of all systems in one launch: one thread per system, serial over its atoms, for the reason given in `fire_kernel.py`.
 
 Nocedal, Math. Comp. 35, 773 (1980), in the form of `ase.optimize.LBFGS` without line search: the two-loop recursion over the last steps s
-and changes of the gradient y, from a constant inverse Hessian, and a step whose longest atom moves at most `maxstep`. It differs where ASE goes
-wrong: a pair with y·s ≤ 0 has no place in an approximation that must stay positive, and is left out; and where the direction does not
-follow the force, the history is dropped.
+and changes of the gradient y, from a constant inverse Hessian, and a step whose longest atom moves at most `maxstep`. It differs where
+ASE goes wrong: a pair with y·s ≤ 0 has no place in an approximation that must stay positive, and is left out; and where the direction
+does not follow the force, the history is dropped.
 """
 
 from functools import cache

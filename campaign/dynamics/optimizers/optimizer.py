@@ -1,8 +1,8 @@
 """What all optimizers share: one launch per step, per-system state, the last good positions, and the cell as further coordinates.
 
-An optimizer adds its parameters, the columns of its state and the launch of its kernel; a kernel moves the systems of `mask` and nothing else,
-and writes where they were to `last_positions` and `last_cell` before it moves them. So whoever finds that a model broke down at the new
-positions can go back to the last ones for which forces were good.
+An optimizer adds its parameters, the columns of its state and the launch of its kernel; a kernel moves the systems of `mask` and nothing
+else, and writes where they were to `last_positions` and `last_cell` before it moves them. So whoever finds that a model broke down at
+the new positions can go back to the last ones for which forces were good.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from campaign.data import Batch, Segments
-from campaign.data.warp_interop import Precision, precision_of
+from campaign.data.warp_interop import BoundLaunch, Precision, precision_of
 from campaign.dynamics.loop import BaseDynamics
 from campaign.dynamics.optimizers.strain import CELL_LENGTH_ANG, MAX_STRAIN, CellMode
 from campaign.dynamics.per_system import SystemValue, check_positive, ensure_velocities, state_batch
@@ -29,8 +29,8 @@ __all__ = ["Optimizer", "SystemValue", "per_system"]
 class Optimizer(BaseDynamics):
     """Base of the optimizers. The first step of a system evaluates it and moves nothing.
 
-    Components of forces in `batch["fixed"]` count as zero; the forces on the batch stay as the model gave them. Where the cell relaxes, fixed
-    atoms keep their place relative to the cell, as with ASE's cell filters.
+    Components of forces in `batch["fixed"]` count as zero; the forces on the batch stay as the model gave them. Where the cell relaxes,
+    fixed atoms keep their place relative to the cell, as with ASE's cell filters.
 
     Args:
         model: what gives the forces, and the stress where the cell relaxes.
@@ -40,8 +40,8 @@ class Optimizer(BaseDynamics):
         kwargs: for `BaseDynamics`.
     """
 
-    __needs_keys__: set[str] = {"forces"}
-    __provides_keys__: set[str] = {"positions", "velocities"}
+    __needs_keys__: set[str] = {"forces"}  # noqa: RUF012
+    __provides_keys__: set[str] = {"positions", "velocities"}  # noqa: RUF012
     evaluates_first: ClassVar[bool] = True
     applies_mask: ClassVar[bool] = True
     needs_velocities: ClassVar[bool] = True
@@ -62,6 +62,7 @@ class Optimizer(BaseDynamics):
         if self.cell_mode is not CellMode.FIXED:
             self.__needs_keys__ = {*self.__needs_keys__, "stress"}
             self.__provides_keys__ = {*self.__provides_keys__, "cell"}
+        self._bound: tuple[tuple[torch.dtype, torch.device], BoundLaunch] | None = None
         self._constants: dict[tuple[str, int, torch.device], Tensor] = {}
 
     @abstractmethod
@@ -69,8 +70,12 @@ class Optimizer(BaseDynamics):
         """Return the state of the last `n` systems of a batch when they start: tensors per system, and tensors per atom."""
 
     @abstractmethod
-    def _launch(self, batch: Batch, mask: Bool[Tensor, " N"], precision: Precision) -> None:
-        """Move the systems of `mask`."""
+    def _kernel(self, precision: Precision) -> Any:
+        """Return the kernel that does a step."""
+
+    @abstractmethod
+    def _arguments(self, batch: Batch) -> list[Tensor | int | float]:
+        """Return the arguments of the kernel that follow those of `_head`."""
 
     def pre_update(self, batch: Batch) -> None:
         """Do one optimizer step with the forces of the last evaluation."""
@@ -79,7 +84,10 @@ class Optimizer(BaseDynamics):
         mask = self.update_mask
         if mask is None:
             mask = self._constant("mask", batch.num_graphs, batch.device, lambda n, device: torch.ones(n, dtype=torch.bool, device=device))
-        self._launch(batch, mask, precision_of(batch["positions"].dtype))
+        key = batch["positions"].dtype, batch.device
+        if self._bound is None or self._bound[0] != key:
+            self._bound = key, BoundLaunch(self._kernel(precision_of(key[0])), batch.device)
+        self._bound[1].run(batch.num_graphs, self._head(batch, mask) + self._arguments(batch))
 
     def last_good(self) -> tuple[Float[Tensor, "A 3"], Float[Tensor, "N 3 3"]]:
         """Return positions and cells before the last move; those of the start for a system that never moved."""

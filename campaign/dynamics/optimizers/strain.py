@@ -4,8 +4,8 @@
 
 Each step takes the current cell as the reference (an incremental scheme), so a strain ε stays small and turns the cell h, with vectors as
 rows, and positions x into h(1+ε)ᵀ and (1+ε)x. The force on ε is −P V σ P: V σ = dE/dε, and P projects onto the span of the periodic cell
-vectors. P is 1 for bulk, a plane for slabs, a line for wires, 0 for molecules, so all of them relax in one batch and vacuum is never strained.
-A cell mode narrows the force further: its trace (isotropic), all of it (full), all but its trace (fixed volume), nothing (fixed).
+vectors. P is 1 for bulk, a plane for slabs, a line for wires, 0 for molecules, so all of them relax in one batch and vacuum is never
+strained. A cell mode narrows the force further: its trace (isotropic), all of it (full), all but its trace (fixed volume), nothing (fixed).
 
 An optimizer sees the strain as three more rows of coordinates, s = c ε with c = sqrt(n) L. A strain stores an energy proportional to the n
 atoms, so with this scale the stiffness along s depends on the material and not on the size of the cell. ASE's filters scale by n instead,
@@ -73,7 +73,7 @@ def strain_functions(precision: Precision) -> SimpleNamespace:
         use_a = pbc_a and wp.dot(a, a) > zero
         use_b = pbc_b and wp.dot(b, b) > zero
         use_c = pbc_c and wp.dot(c, c) > zero
-        n = int(0)
+        n = 0
         first = vec3(zero, zero, zero)
         second = vec3(zero, zero, zero)
         if use_a:
@@ -166,7 +166,7 @@ def strain_functions(precision: Precision) -> SimpleNamespace:
         max_strain: real,
         mode: wp.int32,
     ) -> wp.int32:
-        """Remember where system i is and move it by `length` times a direction of atoms and scaled strain; less if the strain is too large."""
+        """Remember where system i is and move it by `length` times a direction of atoms and scaled strain; less if that is too large."""
         last_cell[i] = cell[i]
         if mode == 0:
             for j in range(begin, end):

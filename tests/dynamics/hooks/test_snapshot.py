@@ -12,9 +12,11 @@ from ase.cluster import Icosahedron
 
 from campaign.data import AtomicData, Batch
 from campaign.dynamics.convergence import ConvergenceHook
+from campaign.dynamics.fused import FusedStage
 from campaign.dynamics.hooks import ConvergedSnapshotHook, SnapshotHook
 from campaign.dynamics.loop import BaseDynamics
 from campaign.dynamics.optimizers.fire import FIRE
+from campaign.dynamics.sampler import SizeAwareSampler
 from campaign.dynamics.sinks import GPUBuffer, HostMemory, ZarrData
 from campaign.errors import SinkFullError
 from campaign.fields import NEIGHBOR_KEYS
@@ -250,6 +252,56 @@ def test_in_a_run(sink: HostMemory | GPUBuffer | ZarrData) -> None:
     for system in range(4):
         own = fmax[written.batch_idx == system]
         assert float(own.max()) > 0.1 * 0.9 * 0.99
+
+
+def test_in_a_fused_stage() -> None:
+    # Each sub-stage has its own hook; a system is written by each once, when it passes that one's criteria.
+    batch = random_cloud([1, 3, 2, 4])
+    coarse, fine, every = (HostMemory(1000) for _ in range(3))
+    model = HarmonicTrap()
+    stages = [
+        Shrink(model, hooks=[ConvergedSnapshotHook(sink)], convergence_hook=ConvergenceHook.from_fmax(fmax))
+        for sink, fmax in ((coarse, 0.1), (fine, 0.01))
+    ]
+    fused = stages[0] + stages[1]
+    fused.register_fused_hook(SnapshotHook(every, frequency=5))
+    fused.run(batch)
+    for sink, fmax in ((coarse, 0.1), (fine, 0.01)):
+        written = sink.read()
+        assert sorted(ids(sink)) == [0, 1, 2, 3]
+        for row in range(4):
+            largest = float(torch.linalg.vector_norm(written.index_select([row])["forces"], dim=1).max())
+            assert 0.9 * fmax * 0.99 < largest <= fmax
+    # Whole batches, with whatever status their systems have.
+    assert ids(every) == [0, 1, 2, 3] * (every.read().num_graphs // 4)
+    assert set(every.read()["status"].flatten().tolist()) >= {0, 1}
+
+
+def test_with_refill() -> None:
+    # Systems come and go through the sampler; the hook and the engine's own sink each get every system once.
+    structures = [random_cloud([1 + i % 4], first_id=i).get_data(0) for i in range(23)]
+    by_hook, by_engine = HostMemory(100), HostMemory(100)
+    sampler = SizeAwareSampler(_Dataset(structures), max_atoms=12, max_batch_size=5)
+    stage = Shrink(HarmonicTrap(), hooks=[ConvergedSnapshotHook(by_hook)], convergence_hook=ConvergenceHook.from_fmax(0.01))
+    assert FusedStage([(0, stage)], sampler=sampler, sinks=[by_engine], refill_frequency=3).run() is None
+    assert sorted(ids(by_engine)) == list(range(23))
+    assert sorted(ids(by_hook)) == list(range(23))
+
+
+class _Dataset:
+    """Structures in memory."""
+
+    def __init__(self, structures: list[AtomicData]) -> None:
+        self.structures = structures
+
+    def __len__(self) -> int:
+        return len(self.structures)
+
+    def __getitem__(self, index: int) -> tuple[AtomicData, dict[str, object]]:
+        return self.structures[index], {}
+
+    def get_metadata(self, index: int) -> tuple[int, int]:
+        return self.structures[index].num_nodes, 0
 
 
 def test_relaxing_with_a_model_that_needs_neighbours(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from campaign.data import Batch
+from campaign.dynamics.fused import FusedStage
 from campaign.dynamics.hooks.observables import kinetic_energy_per_system, temperature_per_system
 from campaign.dynamics.integrators import NVE, NVTLangevin
 from campaign.errors import ArgumentError
@@ -162,6 +163,26 @@ def test_systems_without_an_id_differ(ids: list[list[int]] | None) -> None:
         batch["system_id"] = torch.tensor(ids)
     langevin().run(batch, 3)
     assert len({bits(row) for row in batch["positions"]}) == 3
+
+
+def test_in_a_fused_stage() -> None:
+    # Heat for 12 steps, then go on at constant energy; systems enter one after the other and do not see each other.
+    def fused() -> FusedStage:
+        return langevin(n_steps=12) + NVE(HarmonicTrap(), dt=1.0, n_steps=9)
+
+    def run(rows: list[int], status: list[int]) -> Batch:
+        batch = random_cloud(SIZES).index_select(rows)
+        batch["status"] = torch.tensor(status).unsqueeze(1)
+        return fused().run(batch)
+
+    together = run([0, 1, 2, 3], [0, 1, 0, 1])
+    for row, status in enumerate([0, 1, 0, 1]):
+        alone = run([row], [status])
+        for key in ("positions", "velocities"):
+            assert bits(alone[key]) == bits(together.index_select([row])[key])
+    total = together["energy"].flatten() + kinetic_energy_per_system(together)
+    assert (together["status"] == 2).all()
+    assert torch.isfinite(total).all()
 
 
 # The rest
