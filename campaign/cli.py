@@ -101,9 +101,8 @@ def status(
 @app.command()
 def cancel(directory: Directory) -> None:
     """Stop a campaign's jobs; what is finished is kept."""
-    from slurm.cancel import cancel_campaign
-
     from campaign.paths import CampaignPaths
+    from slurm.cancel import cancel_campaign
 
     n_jobs = cancel_campaign(CampaignPaths.open(directory))
     typer.echo(f"asked {n_jobs} job(s) to stop; finished structures are kept. Go on with: campaign resume {directory}")
@@ -146,9 +145,8 @@ def verify(
 @app.command()
 def script(directory: Directory) -> None:
     """Print a complete sbatch script for who submits by hand."""
-    from slurm.script import write_script
-
     from campaign.paths import CampaignPaths
+    from slurm.script import write_script
 
     typer.echo(write_script(CampaignPaths.open(directory)), nl=False)
 
@@ -192,9 +190,8 @@ def show(directory: Directory, system_id: Annotated[int, typer.Argument(metavar=
 @app.command()
 def doctor() -> None:
     """Check this machine, and say what to mend."""
-    from slurm.doctor import run_checks
-
     from campaign.terminal import print_checks
+    from slurm.doctor import run_checks
 
     checks = run_checks()
     print_checks(checks)

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Literal, TypeVar
 from uuid import UUID
 
-from campaign.progress import Progress
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 
 from campaign.errors import CampaignError
+from campaign.progress import Progress
 from campaign.spec import CampaignSpec, read_spec
 from slurm.run import CampaignResult, resume_campaign, start_campaign
 
@@ -28,7 +28,7 @@ UPDATE_INTERVAL_S = 5.0
 
 def prefect_step(name: str, arrow: Callable[[], T]) -> T:
     """Call one arrow as a Prefect task of that name. Arrows are idempotent, so a crash of the server or worker loses nothing."""
-    return task(arrow, name=name, cache_policy=NO_CACHE, persist_result=False)()
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(arrow)()
 
 
 class ArtifactObserver:

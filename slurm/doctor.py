@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from campaign.files import write_whole
 
@@ -55,20 +56,23 @@ def _torch() -> Check:
 
 def _model() -> Check:
     """Evaluate one known energy: two argon atoms at the minimum of the Lennard-Jones potential have the energy -ε."""
-    from campaign.data import AtomicData, Batch
-    from campaign.models.evaluate import evaluate
-    from campaign.models.registry import create_model
-
     import torch
 
+    from campaign.data import AtomicData, Batch
+    from campaign.models.registry import create_model
+
     sigma, epsilon = 3.4, 0.0104
-    options = {"sigma": sigma, "epsilon": epsilon, "cutoff": 1000.0}
+    options = {"sigma": sigma, "epsilon": epsilon, "rc": 1000.0}
     model = create_model("lj", torch.float64, torch.device("cpu"), options)
     pair = AtomicData(
         atomic_numbers=torch.tensor([18, 18]),
         positions=torch.tensor([[0.0, 0.0, 0.0], [2 ** (1 / 6) * sigma, 0.0, 0.0]], dtype=torch.float64),
     )
-    energy = float(evaluate(model, Batch.from_data_list([pair]))["energy"])
+    batch = Batch.from_data_list([pair])
+    for hook in model.make_neighbor_hooks():
+        hook.update(batch)
+    outputs = model(batch)
+    energy = float(cast("torch.Tensor", outputs["energy"]))
     right = abs(energy + epsilon) < 1e-9
     return Check("kernels", right, f"energy of an argon pair {energy:.6f} eV, expected {-epsilon:.6f}")
 

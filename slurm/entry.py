@@ -9,10 +9,9 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-from campaign.errors import JobError
 from campaign.worker.attempts import claim_attempt
 from campaign.worker.job import RankJob
-from campaign.worker.records import EXIT_STOPPED, RunState
+from campaign.worker.records import RunState
 from slurm.array_job import ArrayJob
 from slurm.supervise import supervise
 
@@ -21,8 +20,8 @@ class JobEntry:
     """Callable that submitit pickles: by the name of this class and one text, nothing else.
 
     Raises, when called:
-        JobError: the ranks failed; the text has what the first one said.
-        SystemExit: they left early, with `EXIT_STOPPED`, or were killed.
+        SystemExit: the ranks failed or were killed (code 1), or left early with what was finished on disk (`EXIT_STOPPED`).
+        CampaignError: there is no mpiexec; or, in a debug job and under srun, whatever the rank raised.
     """
 
     def __init__(self, text: str) -> None:
@@ -45,7 +44,10 @@ def _run_here(job: ArrayJob) -> None:
     from campaign.worker.start import start_rank  # with torch
 
     attempt = claim_attempt(job.paths, job.round, job.array_task)
-    start_rank(replace(_rank_job(job, "files"), n_ranks=1, rank=0, attempt=attempt))
+    state = start_rank(replace(_rank_job(job, "files"), n_ranks=1, rank=0, attempt=attempt))
+    if state is RunState.STOPPED and not job.paths.cancel.exists():
+        # It was a signal, most likely Ctrl-C, which the rank took for itself. Whoever drives must not go on with the next round.
+        raise KeyboardInterrupt
 
 
 def _run_one_rank_of_many(job: ArrayJob) -> RunState:
@@ -69,11 +71,8 @@ def _rank_job(job: ArrayJob, claims: str) -> RankJob:
 
 
 def _leave(state: RunState, error: str) -> None:
+    # Not by an exception: submitit would print its own traceback below that of the rank, which is the one to read, and pickle it.
     if state is RunState.FAILED:
-        raise JobError(
-            f"the ranks of this job failed. {error}. The lines above have the traceback; mend the cause, then `campaign resume`."
-        )
-    if state is RunState.STOPPED:
-        sys.exit(EXIT_STOPPED)  # not an exception of ours: what was finished is on disk, and the rest is planned again
-    if state is RunState.KILLED:
+        print(f"the ranks of this job failed. {error}\nThe traceback is above; mend the cause, then `campaign resume`.", file=sys.stderr)
+    if state is not RunState.DONE:
         sys.exit(state.exit_code)

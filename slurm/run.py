@@ -13,26 +13,18 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from campaign.consolidate import ConsolidateReport, run_consolidate
+from campaign.errors import CampaignExistsError
 from campaign.ingest import run_ingest
+from campaign.paths import CampaignPaths
 from campaign.progress import Progress, read_progress
 from campaign.report import run_report
+from campaign.spec import CampaignSpec, read_spec
 from campaign.timings import append_timing
 from campaign.verify import VerifyReport, run_verify
-
-from campaign.errors import CampaignExistsError
-from campaign.paths import CampaignPaths
-from campaign.spec import CampaignSpec, read_spec
 from slurm.drive import relax_until_done
+from slurm.steps import Step, call
 
 T = TypeVar("T")
-
-
-class Step(Protocol):
-    """How an arrow is called: given its name and a function without arguments, return what the function returns."""
-
-    def __call__(self, name: str, arrow: Callable[[], T]) -> T:
-        """Call `arrow`."""
-        ...
 
 
 class Observer(Protocol):
@@ -65,12 +57,6 @@ class Silent:
 
     def finished(self, arrow: str, seconds: float) -> None:
         """Say nothing."""
-
-
-def call(name: str, arrow: Callable[[], T]) -> T:
-    """Call an arrow and nothing else: the plain `Step`."""
-    del name
-    return arrow()
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,8 @@ def launch(kernel: wp.Kernel, dim: int, inputs: Sequence[Tensor | int | float], 
     """
     if dim == 0:
         return
+    if device == _ANY_CUDA:
+        device = torch.device("cuda", torch.cuda.current_device())
     try:
         command = _recorded.commands[kernel, device]
     except KeyError:
@@ -129,7 +131,8 @@ class BoundLaunch:
     __slots__ = ("_command", "_dim", "_inputs")
 
     def __init__(self, kernel: wp.Kernel, device: torch.device) -> None:
-        self._command = _Command(kernel, device)
+        # A tensor knows the number of its device, which "cuda" alone lacks.
+        self._command = _Command(kernel, torch.empty(0, device=device).device)
         self._dim = -1
         self._inputs: tuple[Tensor | int | float, ...] = ()
 
@@ -146,6 +149,9 @@ class BoundLaunch:
             self._command.bind(dim, inputs)
             self._dim, self._inputs = dim, tuple(inputs)
         self._command.fire()
+
+
+_ANY_CUDA: Final = torch.device("cuda")  # of no number, as tensors never say
 
 
 class _Recorded(threading.local):

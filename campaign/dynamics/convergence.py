@@ -76,7 +76,8 @@ class ConvergenceCriterion(BaseModel):
             case "max":
                 return tensor.amax(self.reduce_dims)
             case "norm":
-                return torch.linalg.vector_norm(tensor, dim=self.reduce_dims)
+                norm: Tensor = torch.linalg.vector_norm(tensor, dim=self.reduce_dims)
+                return norm
             case "mean":
                 return tensor.mean(self.reduce_dims)
             case "sum":

@@ -1,5 +1,7 @@
 # mypy: ignore-errors
+# ruff: noqa: UP018, RUF046
 # The kernel below is written in Warp's language, whose types are values here; a Python type checker has nothing to say about it.
+# In it, int(0) and bool(True) declare variables; bare literals would be constants.
 """The shortest distance of each system over the sum of the two covalent radii, periodic images included: a check on what comes out.
 
 All pairs and all images that can be shorter than the shortest found so far are looked at, without a neighbour list: it is done once per
@@ -57,7 +59,7 @@ def _kernel(precision: Precision) -> wp.Kernel:
     @wp.func
     def reach(distance: real, spacing: real) -> wp.int32:
         """Largest shift that can be nearer than `distance`."""
-        n = 0
+        n = int(0)
         if spacing > zero:
             n = int(wp.floor(wp.min(distance / spacing + half, real(1.0e4))))
         return n

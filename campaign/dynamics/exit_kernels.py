@@ -1,5 +1,7 @@
 # mypy: ignore-errors
+# ruff: noqa: UP018, RUF046
 # The kernels below are written in Warp's language, whose types are values here; a Python type checker has nothing to say about them.
+# In it, int(0) and bool(True) declare variables; bare literals would be constants.
 """Who ends, and why: one launch that measures every running system and decides, one thread per system, serial over its atoms.
 
 Serial for the reason of `fire_kernel.py`: what is decided about a system depends on its own numbers only. A system that ends gets its
@@ -102,7 +104,7 @@ def exit_kernel(precision: Precision) -> wp.Kernel:
 
         e = energy[i, 0]
         f_square = zero
-        finite = True
+        finite = bool(True)
         for j in range(begin, end):
             f = forces[j]
             if not wp.isfinite(wp.dot(f, f)):
@@ -119,7 +121,7 @@ def exit_kernel(precision: Precision) -> wp.Kernel:
         elif initial_volume[i, 0] > zero:
             ratio = volume / initial_volume[i, 0]
         s_largest = zero
-        s_finite = True
+        s_finite = bool(True)
         if cell_mode != 0:
             s = narrow(projector(cell[i], pbc[i, 0], pbc[i, 1], pbc[i, 2]), stress[i], cell_mode)
             if not wp.isfinite(wp.ddot(s, s)):
@@ -138,7 +140,7 @@ def exit_kernel(precision: Precision) -> wp.Kernel:
         if decide == 0:
             return
 
-        why = 0
+        why = int(0)
         if not (ratio <= volume_bound and ratio * volume_bound >= real(1.0)):
             why = 6
         if not (f_largest <= force_bound):

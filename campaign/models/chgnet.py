@@ -92,10 +92,12 @@ class CHGNetModel(nn.Module, BaseModelMixin):
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             raw = self.network(graphs, task="efs")
-        per_atom = self.network.is_intensive
-        n_atoms = data.num_nodes_per_graph.to(self.dtype)
+        n_atoms = data.num_nodes_per_graph.to(self.dtype) if self.network.is_intensive else 1.0
+        # The converter takes an atom at NaN for one without neighbours.
+        is_finite = [bool(torch.isfinite(atoms).all()) for atoms in data["positions"].split(data.num_nodes_list)]
+        unless_nan = torch.where(torch.tensor(is_finite, device=data.device), 1.0, float("nan"))
         computed = {
-            "energy": (raw["e"].detach() * (n_atoms if per_atom else 1.0)).reshape(-1, 1),
+            "energy": (raw["e"].detach() * n_atoms * unless_nan).reshape(-1, 1),
             "forces": torch.cat([force.detach() for force in raw["f"]]),
             # The package divides by the determinant of the cell, which is minus the volume for a left-handed one.
             "stress": torch.stack([stress.detach() for stress in raw["s"]]) * (_handedness(data) / GPA_PER_EV_PER_ANG3),

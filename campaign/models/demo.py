@@ -88,6 +88,7 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 model = DemoModel(num_atom_types, hidden_dim)
+            self.eval()
             model.eval()
         self.model = model.to(device=device, dtype=dtype)
         self.model_config = ModelConfig(outputs=frozenset({"energy", "forces"}), autograd_outputs=frozenset({"forces"}))
@@ -145,7 +146,8 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
         num_atom_types, hidden_dim = weights["embedding.weight"].shape
         model = DemoModel(num_atom_types, hidden_dim).to(weights["embedding.weight"].dtype)
         model.load_state_dict(weights)
-        return cls(model.eval())
+        wrapper: DemoModelWrapper = cls(model).eval()
+        return wrapper
 
     def provenance(self) -> dict[str, str | int | float]:
         digest = hashlib.sha256()

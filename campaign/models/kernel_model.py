@@ -121,8 +121,9 @@ class KernelModel(nn.Module, BaseModelMixin):
         return kept
 
     def _rows(self, data: Batch) -> Rows:
-        n_systems, device = data.num_graphs, data.device
         neighbor_matrix = self._input(data, "neighbor_matrix")
+        # Not the batch's device, which may be "cuda" without a number.
+        n_systems, device = data.num_graphs, neighbor_matrix.device
         if "cell" in data and "pbc" in data:
             cell, pbc = self._real(data["cell"]), data["pbc"]
         else:

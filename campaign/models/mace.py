@@ -106,6 +106,8 @@ class MACEModel(nn.Module, BaseModelMixin):
             "cell": cell.reshape(-1, 3),
             "batch": owners,
             "ptr": data.batch_ptr.long(),
+            # The package would make these zeros from the sum of all positions, and so spread the NaN of one system over the batch.
+            "displacement": torch.zeros((data.num_graphs, 3, 3), dtype=self.dtype, device=data.device).requires_grad_(True),
             "head": torch.full((data.num_graphs,), self._heads.index(self.head), device=data.device),
         }
         with torch.enable_grad():

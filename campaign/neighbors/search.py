@@ -21,8 +21,8 @@ from campaign.neighbors.rows import NeighborRows, create_rows
 
 __all__ = ["LARGE_SYSTEM", "MAX_ROW_BYTES", "describe_search", "fill_rows", "make_rows", "roomy_width"]
 
-LARGE_SYSTEM: Final = 1024
-"""Atoms from which on a system is searched with cell lists; both searches take about 15 ms there on a CPU core."""
+LARGE_SYSTEM: Final = 1400
+"""Atoms from which on a system is searched with cell lists; both searches take about 20 ms there on a CPU core."""
 
 MAX_ROW_BYTES: Final = 8 * 2**30
 """Size of neighbour rows beyond which they are refused."""

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from launch_kernels import combine_kernel, scale_kernel
 
 from campaign.data.warp_interop import PRECISIONS, launch, precision_of
 from campaign.errors import ContractError
-from tests.data.example_kernels import combine_kernel, scale_kernel
 
 CPU = torch.device("cpu")
 
@@ -126,10 +126,10 @@ def test_start_is_silent() -> None:
 
 def test_processes_compile_at_once_for_the_first_time(tmp_path: Path) -> None:
     code = (
-        "import torch; from campaign.data.warp_interop import launch, precision_of; from tests.data.example_kernels import scale_kernel;"
+        "import torch; from campaign.data.warp_interop import launch, precision_of; from launch_kernels import scale_kernel;"
         "x = torch.ones(3, dtype=torch.float64); launch(scale_kernel(precision_of(x.dtype)), 3, [x, 7.0], x.device); print(x.sum())"
     )
-    environment = {**os.environ, "WARP_CACHE_PATH": str(tmp_path / "wärp cache"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "WARP_CACHE_PATH": str(tmp_path / "wärp cache"), "PYTHONPATH": str(Path(__file__).parent)}
     runs = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(4)

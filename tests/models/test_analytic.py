@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from model_cases import CASES, Case, label, make
 
 from campaign.models.base import BaseModelMixin
 from campaign.testing.model_contract import ModelContract, batch_for, evaluate
-from tests.models.cases import CASES, Case, label, make
 
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=label)
 
@@ -92,3 +92,13 @@ def test_without_cell_and_shifts(case: Case) -> None:
 def test_forces_of_a_system_add_up_to_zero(case: Case) -> None:
     for own in evaluate(make(case), case[2](4)):
         assert np.abs(own["forces"].sum(axis=0)).max() < 1e-9
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible; run on a machine with one")
+@EVERY_CASE
+def test_cuda_equals_cpu(case: Case) -> None:
+    model, structures = make(case), case[2](0)
+    on_cpu, on_gpu = model(batch_for(model, structures)), model(batch_for(model, structures, device="cuda"))
+    for key, value in on_cpu.items():
+        torch.testing.assert_close(on_gpu[key].cpu(), value, rtol=1e-10, atol=1e-9)

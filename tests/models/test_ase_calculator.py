@@ -7,13 +7,13 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
+from model_structures import emt_structures
 
 from campaign.errors import SpecError
 from campaign.models.ase_calculator import AseCalculatorModel
 from campaign.models.base import BaseModelMixin
 from campaign.models.emt import EMTModel
 from campaign.testing.model_contract import ModelContract, batch_for, evaluate
-from tests.models.structures import emt_structures
 
 
 class Charged(Calculator):
@@ -28,12 +28,18 @@ class Charged(Calculator):
 
 
 class TestContract(ModelContract):
-    # Sums over neighbours in another order than the reference, since EMT keeps its list.
     def create_model(self) -> BaseModelMixin:
         return AseCalculatorModel("ase.calculators.emt:EMT")
 
     def structures(self) -> list[Atoms]:
         return emt_structures(["Cu", "Au", "O"])[:6]
+
+    def test_poisoned_system_spoils_no_other(self, model: BaseModelMixin) -> None:
+        # What the calculator raises goes to the engine, which then computes systems apart.
+        batch = batch_for(model, self.structures())
+        batch.positions[0] = float("nan")
+        with pytest.raises(ValueError, match="finite"):
+            model(batch)
 
 
 def test_equals_the_batched_model() -> None:
@@ -63,7 +69,7 @@ def test_bad_path_is_refused(path: str) -> None:
 
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(SpecError, match=r"refuses .*nonsense.* Mend"):
-        AseCalculatorModel("tests.models.test_ase_calculator:only_with_size", {"nonsense": 1})
+        AseCalculatorModel(f"{__name__}:only_with_size", {"nonsense": 1})
 
 
 def only_with_size(*, size: int) -> Calculator:

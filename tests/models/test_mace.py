@@ -12,12 +12,12 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from model_structures import rattled
 
 from campaign.errors import SpecError
 from campaign.models.base import BaseModelMixin
 from campaign.models.mace import MACEModel
 from campaign.testing.model_contract import ModelContract
-from tests.models.structures import rattled
 
 if not importlib.util.find_spec("mace"):
     pytest.skip("the package mace-torch is not installed; pip install 'relax-campaign[mace]'", allow_module_level=True)

@@ -11,13 +11,13 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
+from model_structures import crystals, rattled
 
 from campaign.errors import SpecError
 from campaign.models.base import BaseModelMixin
 from campaign.models.registry import create_model
 from campaign.models.sevennet import SevenNetModel
 from campaign.testing.model_contract import ModelContract, evaluate
-from tests.models.structures import crystals, rattled
 
 if not importlib.util.find_spec("sevenn"):
     pytest.skip("the package sevenn is not installed; pip install 'relax-campaign[sevennet]'", allow_module_level=True)

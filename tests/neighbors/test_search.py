@@ -110,7 +110,7 @@ def test_a_half_list_has_each_pair_from_one_side(backend: str, name: str) -> Non
 
 
 def test_both_searches_give_the_same_rows_for_a_large_crystal(monkeypatch: pytest.MonkeyPatch) -> None:
-    atoms = bulk("Cu", cubic=True) * (7, 7, 7)
+    atoms = bulk("Cu", cubic=True) * (8, 8, 8)
     atoms.rattle(0.15, seed=7)
     atoms.positions += np.random.default_rng(1).integers(-3, 4, size=(len(atoms), 3)) @ atoms.cell.array
     batch = batch_of(STRUCTURES["skewed"], atoms, STRUCTURES["molecule"])

@@ -8,4 +8,4 @@ from campaign.testing.store_machine import ShardMachine
 
 TestShards = ShardMachine.TestCase
 # Each step writes some twenty files with fsync, so the default number of examples would take minutes.
-TestShards.settings = settings(max_examples=10, stateful_step_count=18, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+TestShards.settings = settings(max_examples=8, stateful_step_count=16, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,5 +1,7 @@
 # mypy: ignore-errors
+# ruff: noqa: UP018
 # The kernel below is written in Warp's language, whose types are values here; a Python type checker has nothing to say about it.
+# In it, int(0) and bool(True) declare variables; bare literals would be constants.
 """One FIRE step of all systems in one launch: one thread per system, serial over its atoms.
 
 Serial on purpose: what a system does depends on its own numbers in their own order and on nothing else, so it takes the same steps, bit for
@@ -85,7 +87,7 @@ def fire_kernel(precision: Precision) -> wp.Kernel:
         count = n_positive[i]
         keep = zero
         push = zero
-        uphill = False
+        uphill = bool(False)
         if count < 0:
             # First step of this system: velocities are zero and there is nothing to judge yet.
             n_positive[i] = 0

@@ -1,5 +1,7 @@
 # mypy: ignore-errors
+# ruff: noqa: UP018, RUF046
 # The functions below are written in Warp's language, whose types are values here; a Python type checker has nothing to say about them.
+# In it, int(0) and bool(True) declare variables; bare literals would be constants.
 """The cell as a degree of freedom: which strains it may follow, with what force, and how a strain moves cell and atoms.
 
 Each step takes the current cell as the reference (an incremental scheme), so a strain ε stays small and turns the cell h, with vectors as
@@ -73,7 +75,7 @@ def strain_functions(precision: Precision) -> SimpleNamespace:
         use_a = pbc_a and wp.dot(a, a) > zero
         use_b = pbc_b and wp.dot(b, b) > zero
         use_c = pbc_c and wp.dot(c, c) > zero
-        n = 0
+        n = int(0)
         first = vec3(zero, zero, zero)
         second = vec3(zero, zero, zero)
         if use_a:

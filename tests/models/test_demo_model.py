@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from ase import Atoms
+from model_structures import pair_structures
 
 from campaign.data import AtomicData
 from campaign.models.base import BaseModelMixin
 from campaign.models.demo import DemoModel, DemoModelWrapper
 from campaign.models.registry import create_model
 from campaign.testing.model_contract import ModelContract, batch_for
-from tests.models.structures import pair_structures
 
 
 class TestContract(ModelContract):

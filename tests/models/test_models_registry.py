@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from campaign.errors import MissingDependencyError, SpecError, UnknownModelError
-from campaign.models.registry import MODEL_NAMES, create_model, model_options
+from campaign.models.registry import MODEL_NAMES, create_model, model_options, supported_elements
 from campaign.spec import ModelSection
 
 CPU = torch.device("cpu")
@@ -83,3 +83,8 @@ def test_only_the_model_asked_for_is_imported() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
     assert run.stderr == ""
+
+
+def test_elements_are_known_for_ingest() -> None:
+    assert supported_elements("lj", "float64") is None
+    assert supported_elements("emt", "float64", {}) == {1, 6, 7, 8, 13, 28, 29, 46, 47, 78, 79}

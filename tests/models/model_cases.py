@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from ase import Atoms
+from model_structures import emt_structures, pair_structures
 
 from campaign.models.base import BaseModelMixin
 from campaign.models.emt_parameters import ELEMENTS
 from campaign.models.registry import create_model
-from tests.models.structures import emt_structures, pair_structures
 
 Case = tuple[str, dict[str, Any], Callable[[int], list[Atoms]]]
 
