@@ -51,9 +51,19 @@ def init(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("ca
 
 
 @app.command()
-def run(spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A campaign.toml.")]) -> None:
+def run(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A campaign.toml.")],
+    ingest_only: Annotated[bool, typer.Option("--ingest-only", help="Stop after ingest, for who submits by hand.")] = False,
+) -> None:
     """Run a campaign: ingest, relax, consolidate, verify, report."""
     from campaign.spec import read_spec
+
+    if ingest_only:
+        from campaign.ingest import run_ingest
+
+        done = run_ingest(read_spec(spec))
+        typer.echo(f"{done}\nSubmit by hand: campaign script {read_spec(spec).paths.root} > job.sbatch; sbatch job.sbatch")
+        return
     from campaign.terminal import TerminalObserver
     from slurm.run import start_campaign
 

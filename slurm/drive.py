@@ -21,7 +21,7 @@ from campaign.spec import CampaignSpec
 from campaign.worker.records import RunState, read_rank_records
 from slurm.job_records import read_job_records
 from slurm.rounds import settle, submit_round
-from slurm.states import JobState
+from slurm.states import Action, JobState
 from slurm.steps import Step, call
 from slurm.submission import Submission, SubmissionState, read_submission
 from slurm.watch import watch
@@ -78,10 +78,10 @@ def _run_round(paths: CampaignPaths, spec: CampaignSpec, observer: _Observer, st
     if plan is None:
         return False
     submission = step("submit", lambda: submit_round(paths, spec, plan))
-    step("watch", lambda: _watch(paths, submission, observer))
+    states = step("watch", lambda: _watch(paths, submission, observer))
     after = observer.read()
     if after.n_left and after.n_done == n_done and not paths.cancel.exists():
-        _raise_if_failed(paths, submission)
+        _raise_if_failed(paths, submission, states)
         _log.warning("round %d ended without a new outcome", submission.round)
     return True
 
@@ -114,22 +114,32 @@ class _Observer:
         return self._last.n_done
 
 
-def _watch(paths: CampaignPaths, submission: Submission, observer: _Observer) -> None:
+def _watch(paths: CampaignPaths, submission: Submission, observer: _Observer) -> Mapping[int, JobState]:
     if submission.state is SubmissionState.ENDED:
-        return
+        return {}
     states = watch(paths, submission, observer.on_poll)
     for array_task, state in states.items():
         _log.info("round %d, array task %d: %s. %s", submission.round, array_task, state, state.sentence)
     replace(submission, state=SubmissionState.ENDED).write(paths)
+    return states
 
 
-def _raise_if_failed(paths: CampaignPaths, submission: Submission) -> None:
+def _raise_if_failed(paths: CampaignPaths, submission: Submission, states: Mapping[int, JobState]) -> None:
     """Raise what the ranks of a round raised, if they did. A round that was only killed or preempted is worth another try."""
     jobs = read_job_records(paths, submission.round)
     errors = {task: record.error for task, record in jobs.items() if record.state is RunState.FAILED}
-    for rank in read_rank_records(paths, submission.round):
+    ranks = read_rank_records(paths, submission.round)
+    for rank in ranks:
         if rank.state is RunState.FAILED:
             errors.setdefault(rank.name.array_task, f"rank {rank.name.rank}: {rank.error}")
+    started = {rank.name.array_task for rank in ranks}
+    for array_task, state in states.items():
+        if state.action is Action.EXAMINE and array_task not in started:
+            errors.setdefault(
+                array_task,
+                f"state {state}, and its ranks left no word: they did not start. If the log names MPI or PMI, choose mpi4py's library by "
+                "MPI4PY_MPIABI in execution.slurm.setup (docs/operations.md, MPI in SLURM jobs), or another launcher.",
+            )
     if not errors:
         return
     array_task, error = min(errors.items())

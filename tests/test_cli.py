@@ -141,7 +141,18 @@ def test_show_report_script(finished: Path) -> None:
     assert "Fe" in campaign("show", finished, "5").stdout
     campaign("show", finished, "6", code=2)
     assert campaign("report", finished).stdout.strip() == str(finished / "report.html")
-    assert campaign("script", finished).stdout.startswith("#!")
+    assert "has an outcome" in campaign("script", finished, code=1).stderr
+
+
+def test_ingest_only_then_script(tmp_path: Path) -> None:
+    ase.io.write(tmp_path / "in.extxyz", [bulk("Cu"), bulk("Fe")])
+    shown = campaign("run", "--ingest-only", write_spec(tmp_path)).stdout
+    assert "2 structures" in shown
+    assert "campaign script" in shown
+    script = campaign("script", tmp_path / "run").stdout
+    assert script.startswith("#!")
+    assert "#SBATCH --array=0" in script
+    assert json.loads(campaign("status", tmp_path / "run", "--json").stdout)["outcomes"]["invalid"] == 1
 
 
 @pytest.mark.parametrize(("format", "name"), [("extxyz", "out.extxyz"), ("ase-db", "out.db"), ("parquet", "out.parquet")])

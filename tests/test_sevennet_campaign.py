@@ -39,6 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.filterwarnings("ignore:No tensor product accelerator:UserWarning")  # of the package's calculator; there is none on a CPU
 def test_each_crystal_ends_as_the_packages_own_calculator_says(folder: Path) -> None:
     from sevenn.calculator import SevenNetCalculator
 

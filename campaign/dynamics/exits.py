@@ -207,7 +207,9 @@ def describe(outcome: Outcome, cause: Cause, n_steps: int, fmax: float, smax: fl
         if smax > settings.smax_ev_per_ang3:
             lacking.append(f"smax {smax:.4g} > {settings.smax_ev_per_ang3:g} eV/Å³")
         return f"not converged after {n_steps} steps: {', '.join(lacking)}"
-    place = "of the input" if n_steps == 0 else f"in step {n_steps}; the last good positions are kept"
+    if cause is Cause.INPUT_NOT_FINITE:
+        return "positions or cell of the input are not finite"
+    place = "at the positions of the input" if n_steps == 0 else f"in step {n_steps}; the last good positions are kept"
     return f"{_CAUSES[cause].format(settings)} {place}"
 
 
@@ -219,5 +221,4 @@ _CAUSES: Final[dict[Cause, str]] = {
     Cause.ENERGY_OUT_OF_BOUNDS: "the energy is beyond {0.energy_bound_ev_per_atom:g} eV per atom",
     Cause.FORCES_OUT_OF_BOUNDS: "a force is beyond {0.force_bound_ev_per_ang:g} eV/Å",
     Cause.VOLUME_OUT_OF_BOUNDS: "the volume has changed by more than a factor of {0.volume_ratio_bound:g}",
-    Cause.INPUT_NOT_FINITE: "positions or cell are not finite",
 }

@@ -94,7 +94,8 @@ def _place_with_mpi(job: RankJob, environment: RankEnvironment, comm: MPI.Intrac
         raise LauncherError(
             f"{job.n_ranks} ranks were asked for and MPI sees {comm.size}: the launcher and the MPI library of mpi4py do not belong "
             'together. Set launcher to "srun-pmix" or "srun-pmi2", whichever `srun --mpi=list` has and your MPI was built for, to "mpirun" '
-            'with the mpiexec of that MPI, or to "none", which needs no MPI.'
+            'with the mpiexec of that MPI, or to "none", which needs no MPI. MPI4PY_MPIABI in execution.slurm.setup says which MPI mpi4py '
+            "loads."
         )
     array_task = _array_task(job, environment)
     attempt = job.attempt

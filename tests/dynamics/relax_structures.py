@@ -76,7 +76,16 @@ class Relaxed:
         return dict(iter(self.batch.index_select([row])))
 
 
-def relax(model: BaseModelMixin, batch: Batch, *, fmax: float = 0.01, max_steps: int = 300, limits: dict[str, int] | None = None, hooks: Any = (), **settings: Any) -> Relaxed:
+def relax(
+    model: BaseModelMixin,
+    batch: Batch,
+    *,
+    fmax: float = 0.01,
+    max_steps: int = 300,
+    limits: dict[str, int] | None = None,
+    hooks: Any = (),
+    **settings: Any,
+) -> Relaxed:
     """Relax all systems of a batch."""
     sink = HostMemory(capacity=10_000)
     how = RelaxSettings(fmax_ev_per_ang=fmax, max_steps=max_steps, **settings)

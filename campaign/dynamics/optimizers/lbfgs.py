@@ -1,4 +1,4 @@
-"""L-BFGS, with its cell or without: the parameters; the step itself is `lbfgs_kernel.py`.
+"""L-BFGS, with the cell or without: the parameters; the step itself is `lbfgs_kernel.py`.
 
 J. Nocedal, Math. Comp. 35, 773 (1980).
 """
@@ -25,7 +25,7 @@ __all__ = ["LBFGS"]
 
 
 class LBFGS(Optimizer):
-    """Limited-memory BFGS; as long as it goes downhill it takes the steps of `ase.optimize.LBFGS`.
+    """Limited-memory BFGS; as long as the energy falls it takes the steps of `ase.optimize.LBFGS`.
 
     Each system keeps its last steps, 48 bytes per atom and step in float64.
 
@@ -77,6 +77,7 @@ class LBFGS(Optimizer):
             "last_forces_strain": torch.zeros(n, 3, 3, **real),
             "curvature": torch.zeros(n, self.memory, **real),
             "weight": torch.zeros(n, self.memory, **real),
+            "trust": torch.full((n,), self.maxstep, **real),
             "counts": torch.tensor([[-1, 0]], dtype=torch.int32, device=template.device).repeat(n, 1),
         }
         atoms = {
@@ -94,7 +95,7 @@ class LBFGS(Optimizer):
         state = self._state
         return [
             *(state[key] for key in ("steps", "changes", "steps_strain", "changes_strain", "last_forces", "last_forces_strain")),
-            *(state[key] for key in ("direction", "curvature", "weight", "counts")),
+            *(state[key] for key in ("direction", "curvature", "weight", "trust", "counts")),
             self.memory,
             self.maxstep,
             self.damping,

@@ -4,8 +4,9 @@
 
 Nocedal, Math. Comp. 35, 773 (1980), in the form of `ase.optimize.LBFGS` without line search: the two-loop recursion over the last steps s
 and changes of the gradient y, from a constant inverse Hessian, and a step whose longest atom moves at most `maxstep`. It differs where
-ASE goes wrong: a pair with y·s ≤ 0 has no place in an approximation that must stay positive, and is left out; and where the direction
-does not follow the force, the history is dropped.
+ASE goes wrong far from a minimum. A pair with y·s ≤ 0 has no place in an approximation that must stay positive, and is left out. Where the
+direction does not follow the force, the history is dropped. And where the mean of the forces before and after a step points back, which is
+to say that the energy rose, the bound on steps is halved; it grows again as long as it falls.
 """
 
 from functools import cache
@@ -24,6 +25,7 @@ def lbfgs_kernel(precision: Precision) -> wp.Kernel:
 
     `counts` has two columns: pairs in the history, a ring whose newest entry is at (pairs written − 1) mod memory; and pairs written.
     A first column of −1 says that the system has not moved yet. The step after the newest pair is stored in the next place of the ring.
+    `trust` has the bound on the last step.
     """
     cellular = strain_functions(precision)
     projector = cellular.projector
@@ -60,6 +62,7 @@ def lbfgs_kernel(precision: Precision) -> wp.Kernel:
         direction: wp.array(dtype=vec3),
         curvature: wp.array2d(dtype=real),
         weight: wp.array2d(dtype=real),
+        trust: wp.array(dtype=real),
         counts: wp.array2d(dtype=wp.int32),
         memory: wp.int32,
         maxstep: real,
@@ -82,22 +85,31 @@ def lbfgs_kernel(precision: Precision) -> wp.Kernel:
 
         pairs = counts[i, 0]
         written = counts[i, 1]
+        bound = maxstep
         if pairs < 0:
             pairs = 0
         else:
-            # The step before this one has shown how the gradient changes along it.
+            # The step before this one has shown how the gradient changes along it, and whether it went too far.
             place = written % memory
             y_strain = last_forces_strain[i] - f_strain
             product = wp.ddot(y_strain, steps_strain[i, place])
+            gained = wp.ddot(last_forces_strain[i] + f_strain, steps_strain[i, place])
             changes_strain[i, place] = y_strain
             for j in range(begin, end):
-                y = last_forces[j] - free(forces[j], fixed, any_fixed, j)
+                f = free(forces[j], fixed, any_fixed, j)
+                y = last_forces[j] - f
+                s = steps[j, place]
                 changes[j, place] = y
-                product += wp.dot(y, steps[j, place])
+                product += wp.dot(y, s)
+                gained += wp.dot(last_forces[j] + f, s)
+            bound = wp.min(trust[i] * real(1.2), maxstep)
+            if gained < zero:
+                bound = wp.max(trust[i] * real(0.5), maxstep * real(1.0e-3))
             if product > zero:
                 curvature[i, place] = one / product
                 written += 1
                 pairs = wp.min(pairs + 1, memory)
+        trust[i] = bound
 
         for j in range(begin, end):
             direction[j] = free(forces[j], fixed, any_fixed, j)
@@ -142,8 +154,8 @@ def lbfgs_kernel(precision: Precision) -> wp.Kernel:
             longest = wp.max(longest, wp.dot(direction[j], direction[j]))
         longest = wp.sqrt(longest)
         factor = damping
-        if longest >= maxstep:
-            factor = damping * (maxstep / longest)
+        if longest >= bound:
+            factor = damping * (bound / longest)
         norm = factor * wp.sqrt(wp.ddot(d_strain, d_strain)) / scale
         if norm > max_strain:
             factor *= max_strain / norm
