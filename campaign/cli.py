@@ -122,14 +122,18 @@ def cancel(directory: Directory) -> None:
 def consolidate(
     directory: Directory,
     allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Mix shards of different models.")] = False,
+    allow_incomplete: Annotated[
+        bool, typer.Option("--allow-incomplete", help="Leave inputs without an outcome out; verify will name them.")
+    ] = False,
 ) -> None:
-    """Merge the per-rank shards into store.zarr."""
+    """Consolidate the per-rank shards into store.zarr."""
     from campaign.consolidate import run_consolidate
     from campaign.paths import CampaignPaths
 
     paths = CampaignPaths.open(directory)
-    report = run_consolidate(paths, allow_mixed=allow_mixed)
-    typer.echo(f"{paths.store}: {report.n_systems} structures, {report.n_duplicates} duplicate rows left out")
+    report = run_consolidate(paths, allow_mixed=allow_mixed, allow_incomplete=allow_incomplete)
+    missing = f", {report.n_missing} inputs without an outcome" if report.n_missing else ""
+    typer.echo(f"{paths.store}: {report.n_systems} structures, {report.n_duplicates} duplicate rows left out{missing}")
 
 
 @app.command()
@@ -222,6 +226,13 @@ def main() -> None:
     except CampaignError as error:
         typer.echo(f"campaign: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        # What no arrow foresaw: still one line with the path, since a full disk or a missing right is the user's to mend, not ours.
+        where = f" {error.filename}" if error.filename else ""
+        typer.echo(
+            f"campaign: the file system refused{where}: {error.strerror or error}. Mend that, then run the same command again.", err=True
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("campaign: interrupted; what was finished is kept, `campaign resume` goes on", err=True)
         sys.exit(1)

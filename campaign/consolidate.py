@@ -21,6 +21,7 @@ from campaign.errors import ModelMismatchError, StoreError
 from campaign.fields import CARRIED_FIELDS, STORE_FIELDS, TRAJECTORY_FIELDS, Field
 from campaign.outcomes import Outcome
 from campaign.paths import CampaignPaths, ShardName
+from campaign.removal import removal_advice
 from campaign.store.consolidation import ConsolidationReport, run_consolidation
 from campaign.store.consolidation_plan import (
     DEFAULT_BUDGET_BYTES,
@@ -32,7 +33,9 @@ from campaign.store.consolidation_plan import (
 )
 from campaign.store.durable import exclusive_lock, sweep_partial
 from campaign.store.layout import RESERVED_ATTRIBUTES
+from campaign.store.publication import recover_folder
 from campaign.store.reader import StoreReader
+from campaign.store.targets import mapped_errors
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -74,7 +77,7 @@ def run_consolidate(
         IncompleteError: inputs have no outcome yet. With `allow_incomplete` the store is written without them, and `verify` will say so.
         ModelMismatchError: shards were computed by different models and `allow_mixed` is not set.
         StoreDamagedError: a shard has a chunk that is missing or damaged; the text names it.
-        ResourceError: no room, or a Dask task would need more than `budget_bytes`.
+        ResourceError: no room, no right to write, or a Dask task would need more than `budget_bytes`.
     """
     with exclusive_lock(paths.store_lock) as is_ours:
         if not is_ours:
@@ -85,7 +88,11 @@ def run_consolidate(
 def _consolidate(
     paths: CampaignPaths, client: Client | str | None, allow_mixed: bool, allow_incomplete: bool, n_workers: int, budget_bytes: int
 ) -> ConsolidateReport:
-    sweep_partial(paths.shards, PARTIAL_AGE_S)
+    with mapped_errors(str(paths.root), "removing what killed writers left behind in"):
+        for published in (paths.store, paths.trajectory):
+            recover_folder(published)
+        for folder in (paths.shards, paths.trajectory_shards):
+            sweep_partial(folder, PARTIAL_AGE_S)
     inputs = StoreReader.open(paths.inputs)
     rejected = inputs.read_system("outcome")[:, 0] == Outcome.INVALID
     names = paths.shard_names()
@@ -182,9 +189,14 @@ def _fingerprints(shards: Mapping[str, StoreReader]) -> dict[str | None, list[st
 
 def _mixed(paths: CampaignPaths, fingerprints: Mapping[str | None, Sequence[str]]) -> ModelMismatchError:
     groups = "; ".join(f"model {str(fingerprint)[:12]}: {len(names)} from {names[0]} on" for fingerprint, names in fingerprints.items())
+    by_model = {fingerprint: {name for text in names if (name := ShardName.parse(text))} for fingerprint, names in fingerprints.items()}
+    # What resume computes is computed by the model that is installed now, which is the one that worked last.
+    newest = max(by_model, key=lambda fingerprint: max(by_model[fingerprint], default=ShardName(0, 0, 0, 0)))
+    others = set().union(*(names for fingerprint, names in by_model.items() if fingerprint != newest))
     return ModelMismatchError(
-        f"{paths.shards} has shards of {len(fingerprints)} models ({groups}). A store holds the results of one. "
-        "Remove the shards that do not belong and run `campaign resume`, or consolidate with allow_mixed."
+        f"{paths.shards} has shards of {len(fingerprints)} models ({groups}). A store holds the results of one. To have all by the model "
+        f"that worked last, {str(newest)[:12]}: {removal_advice(paths, others)} To keep them all: `campaign consolidate --allow-mixed` "
+        "(allow_mixed)."
     )
 
 

@@ -10,6 +10,7 @@
     ├── MissingDependencyError     install something
     ├── ResourceError              ask for more memory, disk or time
     │   ├── MissingDeviceError         a device was asked for that is not there
+    │   ├── FileWriteError             a file or folder of the campaign cannot be written
     │   ├── SinkFullError              a sink has no room for what was written
     │   └── NeighborListError          a cell so small or flat that its neighbour list would be endless
     ├── JobError                   look at the scheduler
@@ -108,6 +109,15 @@ class MissingDeviceError(ResourceError, RuntimeError):
     """A device was asked for that this machine does not have, or that cannot do what was asked."""
 
     code = "resource.missing_device"
+
+
+class FileWriteError(ResourceError, OSError):
+    """A file or folder cannot be written, made or removed: no room, no right, or a file system that is read-only or gone."""
+
+    code = "resource.file_write"
+
+    # OSError shows errno and path in its own way when they are set, which is wrong for a sentence.
+    __str__ = Exception.__str__
 
 
 class SinkFullError(ResourceError, RuntimeError):

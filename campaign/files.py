@@ -1,12 +1,78 @@
-"""Small files that are there whole or not at all, also after a power cut."""
+"""Small files that are there whole or not at all, also after a power cut; and the one place that says why one cannot be written."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from campaign.errors import CampaignError, FileWriteError
+
+NO_ROOM: Final = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "the file would be larger than the limit",
+    errno.ENOMEM: "memory is used up",
+    errno.EMFILE: "too many files are open",
+}
+"""Errors of the file system that mean that more of something is needed, in words."""
+
+_NO_RIGHT: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE})
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the file system raises while the block writes, makes or removes `path` into one clear error.
+
+    A FileExistsError passes: it says who came first, and callers act on it.
+
+    Raises:
+        FileWriteError: with path, cause and what to do.
+
+    >>> with writing(Path("/proc/x")):
+    ...     raise OSError(errno.ENOSPC, "No space left on device")
+    Traceback (most recent call last):
+    campaign.errors.FileWriteError: cannot write /proc/x: the disk is full. Make room, then run the same command again.
+    """
+    try:
+        yield
+    except (CampaignError, FileExistsError):
+        raise
+    except OSError as error:
+        raise _write_error(path, error) from error
+
+
+def _write_error(path: Path, error: OSError) -> FileWriteError:
+    advice = "Mend that"
+    if error.errno in NO_ROOM:
+        advice = "Make room" if error.errno != errno.EMFILE else "Raise the limit (ulimit -n)"
+    elif error.errno in _NO_RIGHT:
+        advice = "Give yourself the right to write there"
+    elif error.errno in _GONE:
+        advice = "See that its folder exists and was not moved"
+    reason = NO_ROOM.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
+    told = FileWriteError(f"cannot write {path}: {reason}. {advice}, then run the same command again.")
+    told.errno, told.strerror, told.filename = error.errno, reason, str(path)
+    return told
+
+
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder, if it is not there; its parent is.
+
+    Raises:
+        FileWriteError: it cannot be made, or is a file.
+    """
+    with writing(folder):
+        try:
+            folder.mkdir(mode=mode, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, "it is a file where a folder must be", str(folder)) from None
 
 
 def sync_folder(folder: Path) -> None:
@@ -19,21 +85,20 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to `path` through a sibling temporary file, fsync, rename, fsync of the folder.
+    """Write `data` to `path` through a sibling temporary file, fsync, rename, fsync of the folder. Readers see the old file or the new one.
 
-    Readers see the old file or the new one. Raises OSError with the path in it.
+    Raises:
+        FileWriteError: it cannot be written; `path` is as before.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    temporary = _temporary(path)
+    with writing(path):
+        try:
+            _write_synced(temporary, data)
+            temporary.replace(path)
+        except BaseException:
+            _remove_quietly(temporary)
+            raise
+        sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -42,17 +107,36 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def create_whole(path: Path, data: bytes) -> None:
-    """Like `write_whole`, but raise FileExistsError if `path` is there: two writers cannot both succeed.
+    """Like `write_whole`, but of two that create the same file one succeeds.
 
     The temporary file is linked to its name, which fails when the name is taken, on NFS too.
+
+    Raises:
+        FileExistsError: `path` is there.
+        FileWriteError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    temporary = _temporary(path)
+    with writing(path):
+        try:
+            _write_synced(temporary, data)
+            os.link(temporary, path)
+        finally:
+            _remove_quietly(temporary)
+        sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove_quietly(path: Path) -> None:
+    # The error that brought us here is the one to tell; a left-over is swept later.
+    with suppress(OSError):
+        path.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from campaign.errors import CampaignExistsError, SpecError
 from campaign.fields import INPUT_FIELDS, encode_error
 from campaign.outcomes import RUNNING, Outcome
 from campaign.paths import DIRECTORY_MODE, CampaignPaths
-from campaign.spec import CampaignSpec, freeze_spec, frozen_toml
+from campaign.spec import CampaignSpec, freeze_spec, read_frozen_spec
 from campaign.store import ShardWriter
 from campaign.store.durable import make_folder_durably, publish_folder, staging_name, sweep_partial
 from campaign.structure_checks import check_structure, fixed_components, is_finite
@@ -74,7 +74,8 @@ def run_ingest(spec: CampaignSpec, on_progress: OnProgress | None = None) -> Ing
     """Create the campaign directory of `spec` and write its `inputs.zarr`.
 
     Raises:
-        SpecError: an entry of `inputs.paths` matches nothing; the directory holds something else. Nothing was created.
+        SpecError: an entry of `inputs.paths` matches nothing; the directory holds something else; the model cannot do what `[relax]`
+            asks. Nothing was created.
         UnknownModelError, MissingDependencyError: the elements that the model knows cannot be found out. Nothing was created.
         CampaignExistsError: the directory is a campaign with inputs, or one of another spec.
         ResourceError, StoreError: the inputs cannot be written; there is a campaign without inputs then.
@@ -239,7 +240,7 @@ def _known_elements(spec: CampaignSpec) -> frozenset[int] | None:
     # Brings torch, which nothing else of ingest needs.
     from campaign.models.registry import supported_elements
 
-    return supported_elements(spec.model.name, spec.model.dtype, spec.model.options)
+    return supported_elements(spec.model.name, spec.model.dtype, spec.model.options, spec.relax.cell)
 
 
 def _refuse_existing(spec: CampaignSpec) -> None:
@@ -247,7 +248,7 @@ def _refuse_existing(spec: CampaignSpec) -> None:
     if paths.spec.exists():
         if paths.inputs.exists():
             raise _exists(paths, "it has its inputs already")
-        if paths.spec.read_bytes() != frozen_toml(spec):
+        if read_frozen_spec(paths) != spec:
             raise _exists(paths, "its spec is another one")
     elif paths.root.exists():
         if not paths.root.is_dir():

@@ -123,9 +123,14 @@ class CampaignPaths:
         """One per-rank shard."""
         return self.shards / str(name)
 
+    @property
+    def trajectory_shards(self) -> Path:
+        """Folder of the per-rank trajectories."""
+        return self.root / "trajectory_shards"
+
     def trajectory_shard(self, name: ShardName) -> Path:
         """Trajectory frames of one rank."""
-        return self.root / "trajectory_shards" / str(name)
+        return self.trajectory_shards / str(name)
 
     def shard_names(self) -> list[ShardName]:
         """All per-rank shards there are, sorted."""
@@ -151,8 +156,8 @@ class CampaignPaths:
 
     @property
     def store_lock(self) -> Path:
-        """Locked by the one process that consolidates."""
-        return self.root / "store.zarr.lock"
+        """Locked by the one process that consolidates; it stays, since whoever removed it could let two in."""
+        return self.root / ".store.zarr.lock"
 
     @property
     def trajectory(self) -> Path:

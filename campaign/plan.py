@@ -21,7 +21,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from campaign.errors import ArgumentError, StoreDamagedError, StoreExistsError
-from campaign.files import create_whole
+from campaign.files import create_whole, make_folder
 from campaign.paths import CampaignPaths
 from campaign.progress import read_outcomes
 from campaign.spec import CampaignSpec
@@ -122,6 +122,7 @@ def run_plan(paths: CampaignPaths, spec: CampaignSpec) -> RoundPlan | None:
         StoreNotFoundError: the campaign has no inputs.
         StoreDamagedError: a shard or a plan does not add up.
         StoreExistsError: another process planned the same round in this moment.
+        FileWriteError: the plan cannot be written.
     """
     outcomes = read_outcomes(paths)
     left = np.flatnonzero(~outcomes.done_mask)
@@ -132,7 +133,7 @@ def run_plan(paths: CampaignPaths, spec: CampaignSpec) -> RoundPlan | None:
         return RoundPlan.read(paths.plan(rounds[-1]))
     round_ = rounds[-1] + 1 if rounds else 1
     plan = plan_round(round_, uuid.uuid4().hex, left, outcomes.n_atoms[left], spec.execution.array_tasks)
-    paths.plans.mkdir(exist_ok=True)
+    make_folder(paths.plans)
     try:
         create_whole(paths.plan(round_), (json.dumps(plan.to_json()) + "\n").encode())
     except FileExistsError as error:

@@ -33,7 +33,7 @@ from campaign.report_contents import (
     tiles,
     unconverged,
 )
-from campaign.spec import read_spec
+from campaign.spec import read_frozen_spec
 from campaign.store.layout import RESERVED_ATTRIBUTES
 from campaign.timings import read_timings
 
@@ -47,7 +47,7 @@ def run_report(paths: CampaignPaths) -> Path:
         SpecError: the campaign's own spec cannot be read.
         StoreNotFoundError: nothing has been read in yet.
         StoreDamagedError: a store does not add up.
-        OSError: the file cannot be written.
+        FileWriteError: the file cannot be written.
 
     >>> run_report(CampaignPaths.open("runs/cu-au"))            # doctest: +SKIP
     """
@@ -59,7 +59,7 @@ def run_report(paths: CampaignPaths) -> Path:
 
 
 def _context(paths: CampaignPaths) -> dict[str, Any]:
-    spec = read_spec(paths.spec)
+    spec = read_frozen_spec(paths)
     view = open_store(paths)
     progress = read_progress(paths)
     runs = read_rank_runs(paths, threads_of(view.attributes))

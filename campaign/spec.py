@@ -1,7 +1,8 @@
 """What a campaign is asked to do: the frozen contents of `campaign.toml`, validated once.
 
 Legal keys, defaults and help all come from the classes below. Every scalar with a unit has it in its name. Paths in a spec are
-relative to the folder of the file they stand in; the copy that is frozen into the campaign directory holds them absolute.
+relative to the folder of the file they stand in; the copy that is frozen into the campaign directory holds them absolute. A campaign
+directory may be moved all the same: `read_frozen_spec` takes the directory from where the copy lies.
 """
 
 from __future__ import annotations
@@ -46,11 +47,19 @@ class InputsSection(_Section):
     base: str = Field(".", min_length=1, description="folder that the names of sources are relative to; by default the spec's own")
 
 
+FLOAT32_MODELS: Final = frozenset({"sevennet", "chgnet"})
+"""Models that compute in float32 and in nothing else; the others compute in float64 unless they are asked not to."""
+
+
+def _own_dtype(given: dict[str, Any]) -> Literal["float64", "float32"]:
+    return "float32" if given.get("name") in FLOAT32_MODELS else "float64"
+
+
 class ModelSection(_Section):
     """`[model]`: the potential."""
 
     name: Literal["lj", "morse", "emt", "demo", "sevennet", "chgnet", "mace", "ase"] = Field(description="which potential")
-    dtype: Literal["float64", "float32"] = Field("float64", description="precision of the model")
+    dtype: Literal["float64", "float32"] = Field(default_factory=_own_dtype, description="precision; by default the model's own")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model, see docs/models.md")
 
@@ -157,7 +166,11 @@ def parse_spec(text: str, folder: Path, source: str = "campaign.toml") -> Campai
         spec = CampaignSpec.model_validate(raw)
     except ValidationError as error:
         raise SpecError(_describe(error, source)) from None
+    options = dict(spec.model.options)
+    if isinstance(options.get("path"), str) and options["path"]:
+        options["path"] = _resolve(options["path"], folder)
     absolute = {
+        "model": spec.model.model_copy(update={"options": options}),
         "campaign": spec.campaign.model_copy(update={"directory": _resolve(spec.campaign.directory, folder)}),
         "inputs": spec.inputs.model_copy(
             update={"paths": tuple(_resolve(path, folder) for path in spec.inputs.paths), "base": _resolve(spec.inputs.base, folder)}
@@ -180,6 +193,16 @@ def read_spec(path: str | Path) -> CampaignSpec:
     return parse_spec(text, path.absolute().parent, str(path))
 
 
+def read_frozen_spec(paths: CampaignPaths) -> CampaignSpec:
+    """Return the spec of a campaign as it was frozen, with the directory that the campaign has now: it may have been moved or copied.
+
+    Raises:
+        SpecError: it cannot be read.
+    """
+    spec = read_spec(paths.spec)
+    return spec.model_copy(update={"campaign": spec.campaign.model_copy(update={"directory": str(paths.root)})})
+
+
 def frozen_toml(spec: CampaignSpec) -> bytes:
     """Return what `freeze_spec` writes: absolute paths, all defaults spelled out. Equal specs give equal bytes."""
     import tomli_w
@@ -192,6 +215,7 @@ def freeze_spec(spec: CampaignSpec) -> None:
 
     Raises:
         FileExistsError: there is one already; a frozen spec never changes.
+        FileWriteError: it cannot be written.
     """
     create_whole(spec.paths.spec, frozen_toml(spec))
 

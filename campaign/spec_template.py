@@ -20,7 +20,7 @@ paths = ["structures/"]               # files, folders, globs such as "structure
 
 [model]
 name = "emt"                          # lj | morse | emt | sevennet | chgnet | mace | ase
-dtype = "float64"                     # float64 | float32
+# dtype = "float64"                   # float64 | float32; by default the model's own, see docs/models.md
 device = "auto"                       # auto takes a GPU where there is one
 
 [model.options]                       # keyword arguments of the model, see docs/models.md
@@ -64,4 +64,4 @@ def create_template(path: Path) -> None:
     except FileExistsError:
         raise SpecError(f"{path} exists and is not overwritten. Give another name: campaign init OTHER.toml") from None
     except OSError as error:
-        raise SpecError(f"cannot write {path}: {error}. Give a path in a folder that exists and is yours.") from error
+        raise SpecError(f"cannot write {path}: {error.strerror or error}. Give a path in a folder that exists and is yours.") from error

@@ -18,7 +18,7 @@ def append_timing(paths: CampaignPaths, arrow: str, seconds: float) -> None:
 
     Raises:
         ArgumentError: the time is negative or not finite.
-        OSError: the file cannot be written.
+        FileWriteError: the file cannot be written.
     """
     if not (math.isfinite(seconds) and seconds >= 0):
         raise ArgumentError(f"arrow {arrow!r} took {seconds} s; a time is finite and not negative. Measure it with a monotonic clock.")

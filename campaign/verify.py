@@ -7,7 +7,7 @@ outcome with its reason, each converged structure below its thresholds.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from campaign.fields import INPUT_FIELDS, RESULT_FIELDS, STORE_FIELDS, TRAJECTORY_FIELDS, Field, decode_error
 from campaign.outcomes import Outcome
-from campaign.paths import CampaignPaths
+from campaign.paths import CampaignPaths, ShardName
 from campaign.recompute import recompute_sample
-from campaign.spec import CampaignSpec, read_spec
+from campaign.removal import removal_advice
+from campaign.spec import CampaignSpec, read_frozen_spec
 from campaign.store.audit import Finding, audit_store
 from campaign.store.csr import split_by_budget
 from campaign.store.reader import StoreReader
@@ -60,13 +61,15 @@ def run_verify(paths: CampaignPaths, recompute: int = 0, seed: int = 0) -> Verif
         SpecError: the campaign's own spec cannot be read.
         MissingDependencyError: the model of the campaign is not installed and `recompute` asks for it.
     """
-    spec = read_spec(paths.spec)
+    spec = read_frozen_spec(paths)
+    published = audit_store(paths.store, STORE_FIELDS, removal_advice(paths, ()) if paths.store.exists() else _CONSOLIDATE)
     findings: list[Finding] = []
-    n_bytes = 0
-    for folder, fields, advice in _stores(paths):
+    n_bytes = published.n_bytes
+    for folder, fields, advice in _sources(paths, store_is_sound=not published.findings):
         audit = audit_store(folder, fields, advice)
         findings += audit.findings
         n_bytes += audit.n_bytes
+    findings += published.findings
     if findings:
         # What is damaged cannot be counted; what follows would only repeat it.
         return VerifyReport(False, 0, n_bytes, 0, tuple(findings))
@@ -80,15 +83,17 @@ def run_verify(paths: CampaignPaths, recompute: int = 0, seed: int = 0) -> Verif
     return VerifyReport(not findings, store.n_systems, n_bytes, n_recomputed, tuple(findings))
 
 
-def _stores(paths: CampaignPaths) -> Iterator[tuple[Path, tuple[Field, ...], str]]:
+def _sources(paths: CampaignPaths, store_is_sound: bool) -> Iterator[tuple[Path, tuple[Field, ...], str]]:
+    """What the store was made from, and the trajectories: folder, fields, and what to do where it is damaged."""
     yield paths.inputs, INPUT_FIELDS, "Restore it from a copy, or start the campaign anew in another directory."
     for name in paths.shard_names():
-        yield paths.shard(name), RESULT_FIELDS, f"Restore it, or remove {paths.shard(name)}. {_RESUME}"
+        yield paths.shard(name), RESULT_FIELDS, f"Restore it, or else: {removal_advice(paths, [name], with_store=not store_is_sound)}"
         if paths.trajectory_shard(name).is_dir():
             yield paths.trajectory_shard(name), TRAJECTORY_FIELDS, "Restore it, or remove it; its trajectories are lost then."
-    yield paths.store, STORE_FIELDS, _CONSOLIDATE
     if paths.trajectory.is_dir():
-        yield paths.trajectory, TRAJECTORY_FIELDS, _CONSOLIDATE
+        can_be_made = any(paths.trajectory_shard(name).is_dir() for name in paths.shard_names())
+        lost = "Restore it, or remove it; its frames are nowhere else."
+        yield paths.trajectory, TRAJECTORY_FIELDS, _CONSOLIDATE if can_be_made else lost
 
 
 def _count_inputs(paths: CampaignPaths, inputs: StoreReader, store: StoreReader) -> Iterator[Finding]:
@@ -123,9 +128,22 @@ def _check_rows(paths: CampaignPaths, spec: CampaignSpec, inputs: StoreReader, s
         for column, rule, mask in block.broken_rules(spec):
             for system_id in block.ids[mask].tolist():
                 broken.setdefault((column, rule), []).append(system_id)
+    shard_of = _shards_of(paths, {system_id for system_ids in broken.values() for system_id in system_ids})
     for (column, rule), system_ids in broken.items():
         text = f"{len(system_ids)} systems break the rule that {rule}: system_id {_few(system_ids)}."
-        yield Finding(text, str(paths.store / column), "Look at them with `campaign show`; remove their shard and run `campaign resume`.")
+        names = {shard_of[system_id] for system_id in system_ids if system_id in shard_of}
+        advice = f"Look at them with `campaign show`. To relax them anew: {removal_advice(paths, names)}"
+        yield Finding(text, str(paths.store / column), advice)
+
+
+def _shards_of(paths: CampaignPaths, system_ids: Collection[int]) -> dict[int, ShardName]:
+    """The shard that counts for each system, for those that are in one."""
+    found: dict[int, ShardName] = {}
+    for name in paths.shard_names() if system_ids else ():
+        for system_id in StoreReader.open(paths.shard(name)).read_system("system_id")[:, 0].tolist():
+            if system_id in system_ids:
+                found.setdefault(system_id, name)
+    return found
 
 
 class _Block:
@@ -155,7 +173,7 @@ class _Block:
         limit = spec.relax.fmax_ev_per_ang
         yield "custom/fmax", f"what is converged has fmax ≤ {limit} eV/Å", converged & ~(self._scalar("fmax") <= limit)
         # float32 models sum in another order than we do here.
-        yield "core/forces", f"what is converged has forces ≤ {limit} eV/Å", converged & ~(self._largest_force() <= limit * (1 + 1e-5))
+        yield "core/forces", f"what is converged has forces ≤ {limit} eV/Å", converged & self._has_force_beyond(limit * (1 + 1e-5))
         if spec.relax.cell != "fixed":
             limit = spec.relax.smax_ev_per_ang3
             yield "custom/smax", f"what is converged has smax ≤ {limit} eV/Å³", converged & ~(self._scalar("smax") <= limit)
@@ -201,14 +219,11 @@ class _Block:
         finite = np.isfinite(self._column(name)).reshape(len(self._column(name)), -1).all(axis=1)
         return finite if name == "cell" else ~self._per_system(~finite)
 
-    def _largest_force(self) -> NDArray[np.float64]:
+    def _has_force_beyond(self, limit: float) -> NDArray[np.bool_]:
         free = np.where(self._column("fixed"), 0.0, self._column("forces"))
-        with np.errstate(over="ignore", invalid="ignore"):
-            norms = np.linalg.norm(free, axis=1)
-        largest = np.zeros(len(self.ids))
         # Rejects have no forces, diverged systems any: no number is larger than all numbers.
-        np.maximum.at(largest, self._owner(), np.where(np.isnan(norms), np.inf, norms))
-        return largest
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._per_system(~(np.linalg.norm(free, axis=1) <= limit))
 
     def _per_system(self, atom_mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Systems with an atom for which the mask holds."""

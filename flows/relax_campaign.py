@@ -15,9 +15,10 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 
-from campaign.errors import CampaignError
+from campaign.errors import CampaignError, SpecError
+from campaign.paths import CampaignPaths
 from campaign.progress import Progress
-from campaign.spec import CampaignSpec, read_spec
+from campaign.spec import CampaignSpec, read_frozen_spec, read_spec
 from slurm.run import CampaignResult, resume_campaign, start_campaign
 
 T = TypeVar("T")
@@ -68,14 +69,17 @@ def relax_campaign(spec: str, executor: Literal["local", "slurm", "debug"] | Non
 
     Args:
         spec: path of a campaign.toml, readable where the worker runs.
-        executor: replaces `execution.executor` of the spec; each deployment sets its own.
+        executor: replaces `execution.executor` of the spec; each deployment sets its own. A campaign that was begun has its executor.
 
     Raises:
+        SpecError: the campaign was begun with another executor.
         CampaignError: inputs are left without an outcome, or the store does not verify.
     """
     observer = ArtifactObserver()
     parsed = _with_executor(read_spec(spec), executor)
     if parsed.paths.spec.exists():
+        if executor is not None:
+            _refuse_another_executor(parsed.paths, executor)
         result = resume_campaign(parsed.paths, observer, prefect_step)
     else:
         result = start_campaign(parsed, observer, prefect_step)
@@ -85,6 +89,15 @@ def relax_campaign(spec: str, executor: Literal["local", "slurm", "debug"] | Non
         raise CampaignError(
             f"{result.paths.root}: {result.progress.n_left} of {result.progress.n_inputs} inputs have no outcome, "
             "or the store did not verify. See the report; `campaign resume` goes on."
+        )
+
+
+def _refuse_another_executor(paths: CampaignPaths, executor: str) -> None:
+    begun_with = read_frozen_spec(paths).execution.executor
+    if executor != begun_with:
+        raise SpecError(
+            f"{paths.root} was begun with executor {begun_with!r}; this run asks for {executor!r}. A campaign keeps its executor: go on "
+            f"with the deployment for {begun_with!r}, with no executor, or with `campaign resume`."
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from campaign.errors import SubmissionError
+from campaign.files import make_folder, writing
 from campaign.paths import DIRECTORY_MODE
 from campaign.spec import CampaignSpec
 from slurm.parameters import local_parameters, slurm_parameters
@@ -49,9 +50,10 @@ def make_private_folder(folder: Path) -> None:
     """Make a folder, and its parents below the campaign, for the user alone: entries are pickles, which whoever writes there runs."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     for path in reversed(missing):
-        path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
-    if folder.stat().st_uid == os.getuid():
-        folder.chmod(DIRECTORY_MODE)
+        make_folder(path, DIRECTORY_MODE)
+    with writing(folder):
+        if folder.stat().st_uid == os.getuid():
+            folder.chmod(DIRECTORY_MODE)
 
 
 def _check_folder(folder: Path, executor: str) -> None:

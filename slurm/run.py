@@ -14,11 +14,12 @@ from typing import Protocol, TypeVar
 
 from campaign.consolidate import ConsolidateReport, run_consolidate
 from campaign.errors import CampaignExistsError
+from campaign.files import writing
 from campaign.ingest import run_ingest
 from campaign.paths import CampaignPaths
 from campaign.progress import Progress, read_progress
 from campaign.report import run_report
-from campaign.spec import CampaignSpec, read_spec
+from campaign.spec import CampaignSpec, read_frozen_spec
 from campaign.timings import append_timing
 from campaign.verify import VerifyReport, run_verify
 from slurm.drive import relax_until_done
@@ -93,11 +94,14 @@ def start_campaign(spec: CampaignSpec, observer: Observer | None = None, step: S
 def resume_campaign(paths: CampaignPaths, observer: Observer | None = None, step: Step = call) -> CampaignResult:
     """Do what is left of a campaign; nothing if nothing is. Withdraws an earlier request to cancel.
 
+    It works on the directory as given: one that was moved or copied goes on at its new place.
+
     Raises:
         CampaignError: whatever an arrow raises.
     """
-    paths.cancel.unlink(missing_ok=True)
-    return _run(read_spec(paths.spec), observer or Silent(), step)
+    with writing(paths.cancel):
+        paths.cancel.unlink(missing_ok=True)
+    return _run(read_frozen_spec(paths), observer or Silent(), step)
 
 
 def _run(spec: CampaignSpec, observer: Observer, step: Step) -> CampaignResult:

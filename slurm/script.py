@@ -8,7 +8,7 @@ from pathlib import Path
 
 from campaign.errors import SpecError
 from campaign.paths import CampaignPaths
-from campaign.spec import CampaignSpec, read_spec
+from campaign.spec import CampaignSpec, read_frozen_spec
 from campaign.worker.job import RankJob
 from slurm.parameters import Flag, sbatch_flags, signal_delay_s, srun_arguments
 from slurm.rounds import reserve_by_hand
@@ -22,7 +22,7 @@ def write_script(paths: CampaignPaths) -> str:
     Raises:
         CampaignError: nothing is left to do, or the round cannot be planned.
     """
-    spec = read_spec(paths.spec)
+    spec = read_frozen_spec(paths)
     plan, array_tasks = reserve_by_hand(paths, spec)
     return script_text(spec, plan.round, plan.token, len(array_tasks), sys.executable, paths.round_jobs(plan.round))
 

@@ -52,6 +52,7 @@ class Submission:
 
         Raises:
             FileExistsError: the round has one.
+        FileWriteError: it cannot be written.
         """
         create_whole(paths.submission(self.round), json.dumps(asdict(self), indent=1).encode())
 

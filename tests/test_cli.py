@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -122,6 +123,28 @@ def test_status_json_is_a_contract(finished: Path) -> None:
     assert status["state"] == "complete"
     assert status["structures_per_s"] > 0
     assert "converged" in campaign("status", finished).stdout
+
+
+def test_an_incomplete_store_is_consolidated_where_asked(finished: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    for name in ("shards", "store.zarr"):
+        shutil.rmtree(copy / name)
+    assert "--allow-incomplete" in campaign("consolidate", copy, code=1).stderr
+    assert (
+        "1 structures, 0 duplicate rows left out, 5 inputs without an outcome" in campaign("consolidate", copy, "--allow-incomplete").stdout
+    )
+    assert "are missing" in campaign("verify", copy, code=1).stdout
+    assert "store.zarr.lock" not in {path.name for path in copy.iterdir()}
+
+
+def test_a_calculator_without_stress_is_refused_where_the_cell_relaxes(tmp_path: Path) -> None:
+    ase.io.write(tmp_path / "in.extxyz", bulk("Cu"))
+    spec = write_spec(tmp_path)
+    water = 'name = "ase"\noptions = { calculator = "ase.calculators.tip3p:TIP3P" }'
+    spec.write_text(spec.read_text().replace('name = "emt"', water))
+    wrong = campaign("run", spec, code=2).stderr
+    assert "computes no stress" in wrong and 'relax.cell = "fixed"' in wrong and len(wrong.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_verify_is_a_contract_and_recomputes_with_ase(finished: Path) -> None:

@@ -120,7 +120,10 @@ def test_results_of_two_models_are_not_mixed_unless_asked(paths: CampaignPaths, 
     with ShardWriter.create(paths.shard(LATER), RESULT_FIELDS, {"model_fingerprint": "0ther" * 12}) as writer:
         done = systems.take(np.array([0]))
         writer.append(done.n_atoms, {field.name: done.columns[field.name] for field in RESULT_FIELDS})
-    with pytest.raises(ModelMismatchError, match=r"shards of 2 models \(model 9f2c9f2c9f2c: 4 from 0001.*model 0ther.*allow_mixed"):
+    with pytest.raises(
+        ModelMismatchError,
+        match=r"shards of 2 models \(model 9f2c9f2c9f2c: 4 from 0001.*model 0ther.*last, 0ther0ther0t: Remove shards/0001-.*--allow-mixed",
+    ):
         run_consolidate(paths)
     assert not paths.store.exists()
     run_consolidate(paths, allow_mixed=True)
@@ -178,8 +181,26 @@ def test_left_overs_of_killed_writers_go_away(paths: CampaignPaths) -> None:
     old.write_text("{")
     os.utime(old, (time.time() - 7200, time.time() - 7200))
     (paths.root / "store.zarr.partial").mkdir()
+    frames = paths.trajectory_shards / ".0001-00000-00000-000.zarr.ab.partial"
+    frames.mkdir(parents=True)
+    os.utime(frames, (time.time() - 7200, time.time() - 7200))
+    run_consolidate(paths)
+    for name in (".store.zarr.0123.partial", ".trajectory.zarr.0123.partial"):
+        (paths.root / name / "core").mkdir(parents=True)
+    (paths.root / "trajectory.zarr").mkdir()
     run_consolidate(paths)
     assert not [path for path in paths.root.rglob("*") if path.name.endswith(".partial")]
+    assert not [path for path in paths.root.iterdir() if "lock" in path.name and not path.name.startswith(".")]
+
+
+def test_a_store_that_was_moved_aside_by_a_killed_consolidation_still_counts(paths: CampaignPaths) -> None:
+    run_consolidate(paths)
+    before = digest(paths.store)
+    for name in paths.shard_names():
+        shutil.rmtree(paths.shard(name))
+    paths.store.rename(paths.root / ".store.zarr.0123.partial")
+    run_consolidate(paths)
+    assert digest(paths.store) == before
 
 
 def frames(systems: SyntheticSystems, ids: list[int], steps: list[int], seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from campaign.errors import SpecError, UnknownKeyError
-from campaign.spec import PRESETS, freeze_spec, parse_spec, read_spec
+from campaign.paths import CampaignPaths
+from campaign.spec import PRESETS, freeze_spec, parse_spec, read_frozen_spec, read_spec
 from campaign.spec_template import TEMPLATE, create_template
 
 SMALL = """
@@ -37,6 +38,25 @@ def test_paths_are_relative_to_the_spec(tmp_path: Path) -> None:
     spec = parse_spec(SMALL, tmp_path)
     assert spec.campaign.directory == str(tmp_path / "runs/x")
     assert spec.inputs.paths == (str(tmp_path / "a.xyz"),)
+
+
+def test_path_of_a_model_is_relative_to_the_spec(tmp_path: Path) -> None:
+    model = SMALL.replace('"lj"', '"mace"')
+    spec = parse_spec(model + '[model.options]\npath = "weights/my.model"\nhead = "a"\n', tmp_path)
+    assert spec.model.options == {"path": str(tmp_path / "weights/my.model"), "head": "a"}
+    for absolute in ("/data/my.model", "s3://bucket/my.model"):
+        assert parse_spec(model + f'[model.options]\npath = "{absolute}"\n', tmp_path).model.options == {"path": absolute}
+    assert parse_spec(model + "[model.options]\npath = 3\n", tmp_path).model.options == {"path": 3}, "the model says what is wrong"
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("lj", "float64"), ("mace", "float64"), ("sevennet", "float32"), ("chgnet", "float32")])
+def test_precision_is_the_models_own_and_frozen(tmp_path: Path, name: str, dtype: str) -> None:
+    spec = parse_spec(SMALL.replace('"lj"', f'"{name}"'), tmp_path)
+    assert spec.model.dtype == dtype
+    spec.paths.root.mkdir(parents=True)
+    freeze_spec(spec)
+    assert f'dtype = "{dtype}"' in spec.paths.spec.read_text()
+    assert parse_spec(SMALL + 'dtype = "float32"\n', tmp_path).model.dtype == "float32"
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -93,3 +113,14 @@ def test_frozen_spec_reads_back_equal(tmp_path: Path) -> None:
     assert read_spec(spec.paths.spec) == spec
     with pytest.raises(FileExistsError):
         freeze_spec(spec)
+
+
+def test_frozen_spec_of_a_moved_campaign_has_its_new_directory(tmp_path: Path) -> None:
+    spec = parse_spec(SMALL, tmp_path)
+    spec.paths.root.mkdir(parents=True)
+    freeze_spec(spec)
+    assert read_frozen_spec(spec.paths) == spec
+    moved = CampaignPaths(spec.paths.root.rename(tmp_path / "elsewhere"))
+    frozen = read_frozen_spec(moved)
+    assert frozen.paths == moved
+    assert frozen.inputs == spec.inputs

@@ -59,6 +59,12 @@ def test_a_sound_campaign_has_no_findings(paths: CampaignPaths) -> None:
     assert report.summary.startswith("50 structures, each once")
 
 
+def test_rejects_and_what_diverged_raise_no_warning(paths: CampaignPaths, systems: SyntheticSystems) -> None:
+    assert (systems.outcomes() == Outcome.INVALID).any() and (systems.outcomes() == Outcome.DIVERGED).any()
+    with np.errstate(all="raise"):
+        assert run_verify(paths).ok
+
+
 def test_no_store_yet(paths: CampaignPaths) -> None:
     shutil.rmtree(paths.store)
     report = run_verify(paths)
@@ -78,7 +84,7 @@ def test_damage_anywhere_is_found(paths: CampaignPaths, where: str) -> None:
     report = run_verify(paths)
     assert not report.ok and len(report.findings) == 1
     assert "core/positions/c/0/0 cannot be decoded" in texts(report)[0]
-    assert {"inputs": "Restore it from a copy", "shard": "Run `campaign resume`", "store": "Run `campaign consolidate`"}[where] in texts(
+    assert {"inputs": "Restore it from a copy", "shard": "then run `campaign resume`", "store": "Remove store.zarr in "}[where] in texts(
         report
     )[0]
 

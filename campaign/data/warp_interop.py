@@ -24,6 +24,7 @@ reads the annotations of a kernel as types when it is defined.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import operator
 import os
 import sys
@@ -167,7 +168,7 @@ _recorded = _Recorded()
 class _Command:
     """A recorded launch of one kernel on one device."""
 
-    __slots__ = ("_arguments", "_device", "_dim", "_kernel", "_name", "_recorded", "_stream", "_stream_handle")
+    __slots__ = ("_arguments", "_device", "_dim", "_direct", "_kernel", "_name", "_packed", "_recorded", "_stream", "_stream_handle")
 
     def __init__(self, kernel: wp.Kernel, device: torch.device) -> None:
         self._kernel = kernel
@@ -181,6 +182,8 @@ class _Command:
         self._dim = -1
         self._stream: Any = None
         self._stream_handle = -1
+        self._direct: tuple[Any, ...] | None = None
+        self._packed: Any = None
 
     def run(self, dim: int, inputs: Sequence[Tensor | int | float]) -> None:
         self.bind(dim, inputs)
@@ -202,9 +205,30 @@ class _Command:
         if dim != self._dim:
             recorded.set_dim(dim)
             self._dim = dim
+        self._direct = self._pack() if self._device.type == "cpu" else None
 
     def fire(self) -> None:
-        self._recorded.launch(self._current_stream() if self._device.type == "cuda" else None)
+        if self._direct is not None:
+            function, bounds, arguments = self._direct[:3]
+            function(bounds, arguments)
+        else:
+            self._recorded.launch(self._current_stream() if self._device.type == "cuda" else None)
+
+    def _pack(self) -> tuple[Any, ...] | None:
+        """Return the compiled function and its packed arguments; None where Warp has to launch in a way of its own.
+
+        Warp packs the arguments at each launch, which for a small batch takes longer than the kernel.
+        """
+        recorded = self._recorded
+        if recorded.block_dim != 1:
+            return None
+        values = recorded.params[1:]
+        if self._packed is None:
+            fields = [(f"a{index}", type(value)) for index, value in enumerate(values)]
+            self._packed = type("Arguments", (ctypes.Structure,), {"_fields_": fields})
+        arguments = self._packed(*values)
+        # The last two only have to live as long as they are pointed to.
+        return recorded.hooks.forward, ctypes.byref(recorded.bounds), ctypes.byref(arguments), recorded.bounds, arguments
 
     def _record(self, dim: int, inputs: Sequence[Tensor | int | float]) -> None:
         # Null arrays stand in for the tensors, which `run` writes in.

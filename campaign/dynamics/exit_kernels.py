@@ -104,13 +104,14 @@ def exit_kernel(precision: Precision) -> wp.Kernel:
 
         e = energy[i, 0]
         f_square = zero
-        finite = bool(True)
+        # Infinite or NaN as soon as one force is: one test for all of them.
+        total = zero
         for j in range(begin, end):
             f = forces[j]
-            if not wp.isfinite(wp.dot(f, f)):
-                finite = False
+            total += wp.dot(f, f)
             f = free(f, fixed, any_fixed, j)
             f_square = wp.max(f_square, wp.dot(f, f))
+        finite = wp.isfinite(total)
         f_largest = wp.sqrt(f_square)
 
         volume = wp.abs(wp.determinant(cell[i]))

@@ -4,8 +4,8 @@
 has used up its `n_steps`, it goes on to the next, and after the last it has the `exit_status` and is left alone or leaves.
 
 Names and behaviour follow nvalchemi 0.2.0, with these differences. Systems that are admitted in a running batch are evaluated before a
-sub-stage moves them. A sub-stage's hooks are told which systems it works on. Counters of steps are declared for this stage, not for every
-dynamics of the process.
+sub-stage moves them. A sub-stage's hooks are told which systems it works on. A step counts for the sub-stage that did it, also where the
+system was just handed on. Counters of steps are declared for this stage, not for every dynamics of the process.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class FusedStage(BaseDynamics):
         before = status.clone()
         self._call_stage_hooks(DynamicsStage.AFTER_STEP, batch, masks)
         self._call_own_hooks(DynamicsStage.AFTER_STEP, batch)
-        self._migrate_on_budget(batch)
+        self._migrate_on_budget(batch, masks)
         for mask, (_, dynamics) in zip(masks, self.sub_stages, strict=True):
             self._report_convergence(dynamics, batch, mask)
 
@@ -152,13 +152,14 @@ class FusedStage(BaseDynamics):
         graduated = ((before < self.exit_status) & (after >= self.exit_status)).nonzero().view(-1)
         return batch, graduated if len(graduated) else None
 
-    def _migrate_on_budget(self, batch: Batch) -> None:
-        """Count a step for each system and hand on those that have used up their sub-stage's `n_steps`."""
-        for place, (code, dynamics) in enumerate(self.sub_stages):
+    def _migrate_on_budget(self, batch: Batch, masks: Sequence[Tensor]) -> None:
+        """Count a step for each system that is still where it was moved, and hand on those that have used up the `n_steps` there."""
+        status = batch["status"].view(-1)
+        for place, (mask, (code, dynamics)) in enumerate(zip(masks, self.sub_stages, strict=True)):
             if dynamics.n_steps is None:
                 continue
-            status, counter = batch["status"].view(-1), batch[_counter(code)].view(-1)
-            active = status == code
+            counter = batch[_counter(code)].view(-1)
+            active = mask & (status == code)
             counter += active
             spent = active & (counter >= dynamics.n_steps)
             status.masked_fill_(spent, self._status_after(place))

@@ -32,8 +32,9 @@ class AseCalculatorModel(nn.Module, BaseModelMixin):
     """An ASE calculator, given as import path and keyword arguments.
 
     Options: `calculator`, "module:name" of a class or function that returns a calculator; `arguments`, its keyword arguments. The import
-    runs the code of that module, so the path must be one that you trust. The stress is zero where the calculator gives none, as for a
-    system without a volume. What the calculator raises for a system goes to the caller, which then finds the system and fails it alone.
+    runs the code of that module, so the path must be one that you trust. Stress is an output if the calculator says it has it: zero for
+    a system without a volume, NaN where the calculator has none after all. What it raises for a system goes to the caller, which then finds
+    the system and fails it alone.
 
     >>> model = AseCalculatorModel("ase.calculators.morse:MorsePotential", {"r0": 2.5})
     >>> batch = Batch.from_arrays([2], {"positions": [[0.0, 0, 0], [0, 0, 2.5]], "atomic_numbers": [29, 29]}, {})
@@ -61,12 +62,14 @@ class AseCalculatorModel(nn.Module, BaseModelMixin):
         self.dtype = dtype
         self.calculator_path = calculator
         self.arguments = dict(arguments or {})
+        self._calculator = self.ase_calculator()
+        # Calculators from before ASE had the attribute say nothing; they are asked.
+        has_stress = "stress" in getattr(self._calculator, "implemented_properties", ("stress",))
         self.model_config = ModelConfig(
-            outputs=frozenset({"energy", "forces", "stress"}),
+            outputs=frozenset({"energy", "forces", "stress"} if has_stress else {"energy", "forces"}),
             optional_inputs=frozenset({"cell", "pbc", "initial_charges", "initial_magmoms"}),
             supports_pbc=True,
         )
-        self._calculator = self.ase_calculator()
 
     def forward(self, data: Batch) -> ModelOutputs:
         """Return energy [N, 1], forces [A, 3] and stress [N, 3, 3], those of them that are active."""
@@ -95,7 +98,7 @@ class AseCalculatorModel(nn.Module, BaseModelMixin):
             if "forces" in active:
                 forces[own] = atoms.get_forces()
             if "stress" in active and atoms.pbc.any() and atoms.cell.rank == 3:
-                stress[system] = _stress_or_zero(atoms)
+                stress[system] = _stress_or_nan(atoms)
         computed = {"energy": energy, "forces": forces, "stress": stress}
         return OrderedDict((key, torch.from_numpy(computed[key]).to(device=data.device, dtype=self.dtype)) for key in sorted(active))
 
@@ -128,11 +131,12 @@ class AseCalculatorModel(nn.Module, BaseModelMixin):
         }
 
 
-def _stress_or_zero(atoms: Atoms) -> np.ndarray[Any, Any]:
+def _stress_or_nan(atoms: Atoms) -> np.ndarray[Any, Any]:
     try:
         stress: np.ndarray[Any, Any] = atoms.get_stress(voigt=False)
     except PropertyNotImplementedError:
-        stress = np.zeros((3, 3))
+        # Not zero, at which a relaxing cell would count as converged.
+        stress = np.full((3, 3), np.nan)
     return stress
 
 

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from campaign.errors import ContractError, ModelOutputError
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
-__all__ = ["BaseModelMixin", "ModelConfig", "ModelOutputs", "NeighborConfig", "NeighborListFormat"]
+__all__ = ["BaseModelMixin", "ModelConfig", "ModelOutputs", "NeighborConfig", "NeighborListFormat", "device_type"]
 
 ModelOutputs = OrderedDict[str, Tensor | None]
 """Outputs by name: energy [N, 1] in eV, forces [A, 3] in eV/Å, stress [N, 3, 3] in eV/Å³, and whatever else a model declares."""
@@ -241,13 +242,25 @@ class BaseModelMixin(abc.ABC):
         raise ContractError(f"an ASE calculator was asked of model {self.name!r}; nothing independent computes it. Compare another model.")
 
     def provenance(self) -> dict[str, str | int | float]:
-        """Return what makes this model the one it is: name, options, precision, sha256 of weights, versions of packages."""
+        """Return all that its numbers depend on: name, options, precision, sha256 of weights, versions of packages, type of device.
+
+        Where the code that computes them is ours, its version is that of this package.
+        """
         return {"name": self.name}
 
     def fingerprint(self) -> str:
-        """Return the sha256 of `provenance()` in hex: equal for equal models, on any machine."""
+        """Return the sha256 of `provenance()` in hex: equal for equal models on the same type of device, on any machine."""
         text = json.dumps(self.provenance(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def device_type(device: torch.device | None) -> str:
+    """Return what provenance calls a device: "cpu" or "cuda", without a number; None is the CPU.
+
+    >>> device_type(torch.device("cuda", 3))
+    'cuda'
+    """
+    return "cpu" if device is None else device.type
 
 
 def _checked_init(cls: type, original: Any) -> Any:

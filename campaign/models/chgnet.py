@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from campaign.data import Batch
 from campaign.errors import InputError, SpecError
-from campaign.models.base import BaseModelMixin, ModelConfig, ModelOutputs
+from campaign.models.base import BaseModelMixin, ModelConfig, ModelOutputs, device_type
 from campaign.models.edge_list import volumes
 from campaign.models.optional_package import import_optional, package_version
 from campaign.units import GPA_PER_EV_PER_ANG3
@@ -131,6 +131,7 @@ class CHGNetModel(nn.Module, BaseModelMixin):
             "chgnet": package_version("chgnet"),
             "pymatgen": package_version("pymatgen"),
             "torch": torch.__version__,
+            "device": device_type(self.device),
         }
 
 

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from campaign import __version__
 from campaign.data import AtomicData, Batch
-from campaign.models.base import BaseModelMixin, ModelConfig, ModelOutputs
+from campaign.models.base import BaseModelMixin, ModelConfig, ModelOutputs, device_type
 
 __all__ = ["DemoModel", "DemoModelWrapper"]
 
@@ -153,7 +154,14 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
         digest = hashlib.sha256()
         for key, weight in sorted(self.model.state_dict().items()):
             digest.update(key.encode() + b"\0" + weight.detach().cpu().contiguous().numpy().tobytes())
-        return {**super().provenance(), "dtype": str(self.dtype).removeprefix("torch."), "weights_sha256": digest.hexdigest()}
+        return {
+            **super().provenance(),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": device_type(next(self.model.parameters()).device),
+            "weights_sha256": digest.hexdigest(),
+            "relax-campaign": __version__,
+            "torch": torch.__version__,
+        }
 
 
 def _sum_by_system(values: Float[Tensor, "A H"], batch_indices: Tensor | None) -> Float[Tensor, "N H"]:

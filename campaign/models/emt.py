@@ -34,8 +34,7 @@ class EMTModel(KernelModel):
     supported_elements = ELEMENTS
 
     def __init__(self, dtype: torch.dtype = torch.float64, device: torch.device | None = None) -> None:
-        del device  # that of the batch
-        super().__init__(RC_LIST, dtype)
+        super().__init__(RC_LIST, dtype, device)
         self._tables: dict[torch.device, Tensor] = {}
 
     def launch_rows(self, rows: Rows, results: AtomResults) -> None:

@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor, nn
 
+from campaign import __version__
 from campaign.data import Batch
 from campaign.data.warp_interop import launch, precision_of
-from campaign.models.base import BaseModelMixin, ModelConfig, ModelOutputs, NeighborConfig, NeighborListFormat
+from campaign.models.base import BaseModelMixin, ModelConfig, ModelOutputs, NeighborConfig, NeighborListFormat, device_type
 from campaign.models.row_kernels import system_sums_kernel
 
 __all__ = ["SKIN_OVER_CUTOFF", "AtomResults", "KernelModel", "Rows"]
@@ -61,9 +62,11 @@ class KernelModel(nn.Module, BaseModelMixin):
 
     deterministic = True
 
-    def __init__(self, cutoff_ang: float, dtype: torch.dtype) -> None:
+    def __init__(self, cutoff_ang: float, dtype: torch.dtype, device: torch.device | None = None) -> None:
         super().__init__()
         self.dtype = dtype
+        # Kernels run where the batch is; this is what provenance says.
+        self.device_type = device_type(device)
         self.precision = precision_of(dtype)
         self.model_config = ModelConfig(
             outputs=frozenset({"energy", "forces", "stress"}),
@@ -154,4 +157,9 @@ class KernelModel(nn.Module, BaseModelMixin):
         return tensor if tensor.dtype is self.dtype else tensor.to(self.dtype)
 
     def provenance(self) -> dict[str, str | int | float]:
-        return {**super().provenance(), "dtype": str(self.dtype).removeprefix("torch.")}
+        return {
+            **super().provenance(),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self.device_type,
+            "relax-campaign": __version__,
+        }

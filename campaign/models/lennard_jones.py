@@ -41,7 +41,6 @@ class LennardJonesModel(KernelModel):
         dtype: torch.dtype = torch.float64,
         device: torch.device | None = None,
     ) -> None:
-        del device  # that of the batch
         self.epsilon, self.sigma, self.smooth = float(epsilon), float(sigma), smooth
         self.rc = 3.0 * self.sigma if rc is None else float(rc)
         self.ro = 0.66 * self.rc if ro is None else float(ro)
@@ -50,7 +49,7 @@ class LennardJonesModel(KernelModel):
                 f"lj was given epsilon={epsilon}, sigma={sigma}, rc={rc}, ro={ro}, smooth={smooth}; lengths and energy are "
                 "positive, ro is below rc, which is 3 sigma by default, and smooth is true or false. Mend [model.options]."
             )
-        super().__init__(self.rc, dtype)
+        super().__init__(self.rc, dtype, device)
 
     def launch_rows(self, rows: Rows, results: AtomResults) -> None:
         launch(

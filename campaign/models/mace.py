@@ -20,7 +20,7 @@ from torch import nn
 
 from campaign.data import Batch
 from campaign.errors import SpecError
-from campaign.models.base import BaseModelMixin, ModelConfig, ModelOutputs, NeighborConfig, NeighborListFormat
+from campaign.models.base import BaseModelMixin, ModelConfig, ModelOutputs, NeighborConfig, NeighborListFormat, device_type
 from campaign.models.edge_list import edges_within, volumes
 from campaign.models.optional_package import import_optional, package_version
 
@@ -137,6 +137,7 @@ class MACEModel(nn.Module, BaseModelMixin):
             "mace-torch": package_version("mace-torch"),
             "e3nn": package_version("e3nn"),
             "torch": torch.__version__,
+            "device": device_type(self._column.device),
         }
 
 

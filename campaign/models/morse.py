@@ -41,7 +41,6 @@ class MorseModel(KernelModel):
         dtype: torch.dtype = torch.float64,
         device: torch.device | None = None,
     ) -> None:
-        del device  # that of the batch
         self.epsilon, self.rho0, self.r0 = float(epsilon), float(rho0), float(r0)
         self.rcut1, self.rcut2 = float(rcut1), float(rcut2)
         if not (self.epsilon > 0 and self.rho0 > 0 and self.r0 > 0 and 0 < self.rcut1 < self.rcut2 < float("inf")):
@@ -49,7 +48,7 @@ class MorseModel(KernelModel):
                 f"morse was given epsilon={epsilon}, rho0={rho0}, r0={r0}, rcut1={rcut1}, rcut2={rcut2}; all are positive, and rcut1 is "
                 "below rcut2. Mend [model.options]."
             )
-        super().__init__(self.rcut2 * self.r0, dtype)
+        super().__init__(self.rcut2 * self.r0, dtype, device)
 
     def launch_rows(self, rows: Rows, results: AtomResults) -> None:
         launch(

@@ -83,17 +83,27 @@ def model_options(name: str) -> tuple[str, ...]:
     return tuple(parameter for parameter in parameters if parameter not in ("self", "dtype", "device"))
 
 
-def supported_elements(name: str, dtype: str, options: Mapping[str, Any] | None = None) -> frozenset[int] | None:
+def supported_elements(name: str, dtype: str, options: Mapping[str, Any] | None = None, cell: str = "fixed") -> frozenset[int] | None:
     """Return the atomic numbers that a model covers, None for any. The model is made, so precision and options are checked too.
 
+    `cell` is how cells will relax. Without a stress they would stay as they are and count as converged.
+
     Raises:
+        SpecError: the cell relaxes and the model has no stress.
         UnknownModelError, SpecError, MissingDependencyError: see `create_model`.
 
     >>> 29 in supported_elements("emt", "float64"), supported_elements("lj", "float64")
     (True, None)
     """
     # On the CPU: inputs are often read where there is no GPU.
-    return create_model(name, getattr(torch, dtype), torch.device("cpu"), options).supported_elements
+    model = create_model(name, getattr(torch, dtype), torch.device("cpu"), options)
+    if cell != "fixed" and "stress" not in model.model_config.outputs:
+        what = f"model {name!r}" + (f" with {(options or {}).get('calculator')!r}" if name == "ase" else "")
+        raise SpecError(
+            f'relax.cell is "{cell}", and {what} computes no stress, by which a cell relaxes. Set relax.cell = "fixed", or choose a model '
+            "that has one."
+        )
+    return model.supported_elements
 
 
 def _entry(name: str) -> _Entry:

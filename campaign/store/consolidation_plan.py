@@ -141,7 +141,7 @@ def plan_consolidation(
         few = ", ".join(str(system_id) for system_id in absent[:5].tolist())
         raise IncompleteError(
             f"{n_missing} of {len(inputs.n_atoms)} inputs have no outcome (system_id {few}{', …' if n_missing > 5 else ''}); "
-            "the store has each input once. Run `campaign resume`, or ask for an incomplete store (allow_incomplete)."
+            "the store has each input once. Run `campaign resume`, or consolidate with --allow-incomplete (allow_incomplete)."
         )
     chosen_source, chosen_row = source[chosen], row[chosen]
     n_atoms = inputs.n_atoms[system_ids]

@@ -22,7 +22,7 @@ from typing import Final
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
-from campaign.files import sync_folder
+from campaign.files import sync_folder, writing
 
 PARTIAL_SUFFIX: Final = ".partial"
 """Ends the name of every file and folder that is not whole yet."""
@@ -117,8 +117,13 @@ def exclusive_lock(path: Path) -> Iterator[bool]:
     """Hold the lock file `path` while the block runs; yield False, without waiting, if another process holds it.
 
     The kernel lets go of it when the process ends, however it ends. Where the file system knows no locks, the block runs without.
+
+    Raises:
+        FileWriteError: the lock file cannot be made.
     """
-    with path.open("ab") as file:
+    with writing(path):
+        file = path.open("ab")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

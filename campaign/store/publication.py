@@ -2,20 +2,21 @@
 
 rename(2) replaces a file but no folder that has something in it. Linux can exchange two names in one step (renameat2 with
 RENAME_EXCHANGE; ext4, xfs, btrfs, tmpfs, and others). Where the file system cannot, the old store is moved aside first, and readers may
-find no store for the time between two renames. A kill there leaves both folders, and the next consolidation publishes again.
+find no store for the time between two renames. A kill there leaves both folders; `recover_folder` brings the old one back.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import os
 import shutil
 from pathlib import Path
 from typing import Final
 
 from campaign.files import sync_folder
-from campaign.store.durable import staging_name
+from campaign.store.durable import PARTIAL_SUFFIX, staging_name
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
@@ -45,6 +46,24 @@ def replace_folder(staging: Path, target: Path) -> None:
         raise
     sync_folder(target.parent)
     shutil.rmtree(old)
+
+
+def recover_folder(target: Path) -> None:
+    """Finish what a killed `replace_folder` left behind: bring the old folder back if there is none at `target`, else remove it.
+
+    Only who holds the lock of `target` calls this: to a `replace_folder` at work it would be in the way.
+
+    Raises:
+        OSError: it cannot be renamed or removed.
+    """
+    # Whole ones that were moved aside, newest first; one whose removal was cut short always has a newer one at `target`.
+    pattern = f".{glob.escape(target.name)}.*{PARTIAL_SUFFIX}"
+    left = sorted(target.parent.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
+    if left and not target.exists():
+        left.pop(0).rename(target)
+        sync_folder(target.parent)
+    for path in left:
+        shutil.rmtree(path)
 
 
 def exchange(first: Path, second: Path) -> bool:

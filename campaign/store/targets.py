@@ -6,7 +6,6 @@ and endpoint from the environment (`AWS_…`, `GOOGLE_…`).
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, ObjectStore
 
 from campaign.errors import CampaignError, ResourceError, StoreDamagedError, StoreError
+from campaign.files import NO_ROOM
 from campaign.store.durable import DurableStore
 
 Target: TypeAlias = str | Path | Store
@@ -27,14 +27,6 @@ Target: TypeAlias = str | Path | Store
 T = TypeVar("T")
 
 _URL_SCHEMES: Final = ("s3://", "gs://")
-
-_NO_ROOM: Final = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the quota is used up",
-    errno.EFBIG: "the file would be larger than the limit",
-    errno.ENOMEM: "memory is used up",
-    errno.EMFILE: "too many files are open",
-}
 
 
 def is_url(target: Target) -> bool:
@@ -143,8 +135,8 @@ def mapped_errors(where: str, doing: str) -> Iterator[None]:
         raise
     except OSError as error:
         path = f" ({error.filename})" if error.filename else ""
-        if error.errno in _NO_ROOM:
-            seen = f"{doing} {where}: {_NO_ROOM[error.errno]}{path}"
+        if error.errno in NO_ROOM:
+            seen = f"{doing} {where}: {NO_ROOM[error.errno]}{path}"
             raise ResourceError(f"{seen}. What was committed before stays readable. Make room, then run the same command again.") from error
         raise StoreError(f"{doing} {where}: {error}. Check that the place exists and is writable.") from error
     except Exception as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -138,7 +140,7 @@ def test_strain_of_a_step_is_bounded() -> None:
     for _ in range(20):
         dynamics.step(batch)
         cells.append(batch["cell"].clone())
-    steps = [torch.linalg.solve(a, b).transpose(1, 2) - torch.eye(3, dtype=torch.float64) for a, b in zip(cells, cells[1:], strict=False)]
+    steps = [torch.linalg.solve(a, b).transpose(1, 2) - torch.eye(3, dtype=torch.float64) for a, b in pairwise(cells)]
     largest = max(float(torch.linalg.matrix_norm(step).max()) for step in steps)
     assert 0.5 * MAX_STRAIN < largest < MAX_STRAIN * (1 + 1e-9)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from ase import Atoms
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms, FixCartesian
-from ase.optimize import FIRE as AseFIRE
+from ase.optimize import fire as ase_fire
 from relax_structures import lj_clusters, one_of_each, to_batch
 
 from campaign.data import Batch
@@ -46,7 +47,7 @@ def largest_difference(optimizer: Any, path: list[np.ndarray[Any, Any]], rows: s
 
 def systems_of(batch: Batch) -> list[slice]:
     ptr = batch.batch_ptr.tolist()
-    return [slice(a, b) for a, b in zip(ptr[:-1], ptr[1:], strict=True)]
+    return [slice(a, b) for a, b in pairwise(ptr)]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_steps_of_ase_emt(options: dict[str, float]) -> None:
         theirs["a"] = theirs["astart"]
     for atoms, rows in zip(structures, systems_of(batch), strict=True):
         atoms.calc = EMT()
-        assert largest_difference(AseFIRE(atoms, logfile=None, **theirs), path, rows) < 1e-10
+        assert largest_difference(ase_fire.FIRE(atoms, logfile=None, **theirs), path, rows) < 1e-10
 
 
 def test_steps_of_ase_lennard_jones() -> None:
@@ -71,7 +72,7 @@ def test_steps_of_ase_lennard_jones() -> None:
     path = our_path(FIRE(LennardJonesModel(rc=100.0), maxstep=0.1), batch)
     for atoms, rows in zip(structures, systems_of(batch), strict=True):
         atoms.calc = LennardJones(rc=100.0)
-        assert largest_difference(AseFIRE(atoms, logfile=None, maxstep=0.1), path, rows) < 1e-10
+        assert largest_difference(ase_fire.FIRE(atoms, logfile=None, maxstep=0.1), path, rows) < 1e-10
 
 
 def test_steps_of_ase_with_downhill_check() -> None:
@@ -82,7 +83,7 @@ def test_steps_of_ase_with_downhill_check() -> None:
     for atoms, rows in zip(structures, systems_of(batch), strict=True):
         atoms.calc = LennardJones(rc=100.0)
         taken_back: list[float] = []
-        optimizer = AseFIRE(
+        optimizer = ase_fire.FIRE(
             atoms,
             logfile=None,
             dt=0.3,
@@ -103,7 +104,7 @@ def test_fixed_components_stay_and_forces_are_told() -> None:
     path = our_path(FIRE(EMTModel()), batch)
     for atoms, rows in zip(structures, systems_of(batch), strict=True):
         atoms.calc = EMT()
-        assert largest_difference(AseFIRE(atoms, logfile=None), path, rows) < 1e-10
+        assert largest_difference(ase_fire.FIRE(atoms, logfile=None), path, rows) < 1e-10
     moved = path[-1] - path[0]
     assert (moved[batch["fixed"].numpy()] == 0.0).all()
     assert (batch["forces"][batch["fixed"]] != 0.0).any(), "forces on fixed atoms are those of the model"
@@ -119,7 +120,7 @@ def test_single_precision() -> None:
     assert batch["positions"].dtype is torch.float32
     for atoms, rows in zip(structures, systems_of(batch), strict=True):
         atoms.calc = LennardJones(rc=100.0)
-        AseFIRE(atoms, logfile=None).run(fmax=1e-4)
+        ase_fire.FIRE(atoms, logfile=None).run(fmax=1e-4)
         energy = atoms.get_potential_energy()
         atoms.positions = batch["positions"][rows].numpy()
         assert abs(atoms.get_potential_energy() - energy) < 1e-4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
-from ase.optimize import FIRE2 as AseFIRE2
+from ase.optimize import fire2 as ase_fire2
 from relax_structures import lj_clusters, one_of_each, relax, to_batch
 from test_fire import our_path, systems_of
 
@@ -20,7 +20,7 @@ from campaign.outcomes import Outcome
 class Evaluations:
     """Remembers where ASE evaluated forces: those are the positions that ours must pass through."""
 
-    def __init__(self, optimizer: AseFIRE2, n: int) -> None:
+    def __init__(self, optimizer: ase_fire2.FIRE2, n: int) -> None:
         self.positions = [optimizer.atoms.positions.copy()]
         self.n_back = 0
         while len(self.positions) < n:
@@ -45,7 +45,7 @@ def test_steps_of_ase(potential: str) -> None:
     n_back = 0
     for atoms, rows in zip(structures, systems_of(batch), strict=True):
         atoms.calc = EMT() if potential == "emt" else LennardJones(rc=100.0)
-        theirs = Evaluations(AseFIRE2(atoms, logfile=None, dt=0.2, Nmin=3), 61)
+        theirs = Evaluations(ase_fire2.FIRE2(atoms, logfile=None, dt=0.2, Nmin=3), 61)
         n_back += theirs.n_back
         for ours, expected in zip(path, theirs.positions, strict=False):
             assert np.abs(ours[rows] - expected).max() < 1e-10

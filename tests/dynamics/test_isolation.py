@@ -174,4 +174,5 @@ def test_the_wrapped_model_shows_through() -> None:
     prepare(batch)
     assert torch.equal(wrapped(batch)["energy"], model(batch)["energy"])
     assert decode_error(batch["error"][0].numpy().tobytes()) == ""
-    assert wrapped.model_s > 0 and wrapped.neighbor_s > 0  # noqa: PT018
+    assert wrapped.model_s > 0
+    assert wrapped.neighbor_s > 0

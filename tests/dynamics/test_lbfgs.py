@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase.calculators.emt import EMT
-from ase.optimize import LBFGS as AseLBFGS
+from ase.optimize import lbfgs as ase_lbfgs
 from relax_structures import lj_clusters, one_of_each, relax, to_batch
 from test_fire import our_path, systems_of
 
@@ -24,7 +24,7 @@ def test_steps_of_ase(memory: int) -> None:
     n_compared = 0
     for atoms, rows in zip(structures, systems_of(batch), strict=True):
         atoms.calc = EMT()
-        optimizer = AseLBFGS(atoms, logfile=None, memory=memory)
+        optimizer = ase_lbfgs.LBFGS(atoms, logfile=None, memory=memory)
         for ours in path:
             assert np.abs(atoms.positions - ours[rows]).max() < 1e-8
             # At the minimum ASE divides by y·s = 0.

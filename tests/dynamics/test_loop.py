@@ -48,7 +48,7 @@ def moving_cloud(n_atoms: list[int]) -> Batch:
 def test_nine_stages_in_order() -> None:
     batch = moving_cloud([2, 3])
     recorders = [Recorder(stage) for stage in reversed(DynamicsStage)]
-    dynamics = Pusher(HarmonicTrap(), hooks=recorders, convergence_hook={"key": "energy", "threshold": 1e9})  # type: ignore[arg-type]
+    dynamics = Pusher(HarmonicTrap(), hooks=recorders, convergence_hook={"criteria": {"key": "energy", "threshold": 1e9}})
     seen: list[tuple[DynamicsStage, int]] = []
     dynamics._hook_trace = lambda hook, stage, step: seen.append((stage, step))  # type: ignore[assignment]
     dynamics.step(batch)

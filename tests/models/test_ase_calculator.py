@@ -13,6 +13,7 @@ from campaign.errors import SpecError
 from campaign.models.ase_calculator import AseCalculatorModel
 from campaign.models.base import BaseModelMixin
 from campaign.models.emt import EMTModel
+from campaign.models.registry import supported_elements
 from campaign.testing.model_contract import ModelContract, batch_for, evaluate
 
 
@@ -51,14 +52,37 @@ def test_equals_the_batched_model() -> None:
             np.testing.assert_allclose(value, other[key], atol=1e-9)
 
 
-def test_charges_and_moments_reach_the_calculator_and_missing_stress_is_zero() -> None:
+def test_charges_and_moments_reach_the_calculator() -> None:
     model = AseCalculatorModel(f"{__name__}:Charged")
     batch = batch_for(model, [bulk("Cu"), Atoms("Au2", positions=[[0, 0, 0], [0, 0, 3]])])
     batch["initial_charges"] = batch.positions.new_tensor([1.0, 2.0, 3.0])
     batch["initial_magmoms"] = batch.positions.new_tensor([0.1, 0.2, 0.3])
     outputs = model(batch)
     assert outputs["energy"].flatten().tolist() == pytest.approx([11.0, 55.0])
-    assert not outputs["stress"].any()
+    assert set(outputs) == {"energy", "forces"}
+
+
+class ClaimsStress(Charged):
+    """Says that it has a stress, and has none."""
+
+    implemented_properties = ("energy", "forces", "stress")
+
+
+def test_a_stress_that_is_promised_and_not_given_is_no_number() -> None:
+    model = AseCalculatorModel(f"{__name__}:ClaimsStress")
+    stress = model(batch_for(model, [bulk("Cu"), Atoms("Cu")]))["stress"]
+    assert stress[0].isnan().all(), "zero would count as converged"
+    assert not stress[1].any()
+
+
+def test_a_relaxing_cell_needs_a_stress() -> None:
+    options = {"calculator": f"{__name__}:Charged"}
+    assert supported_elements("ase", "float64", options) is None
+    with pytest.raises(SpecError, match=r'relax\.cell is "full", and model \'ase\' with .*Charged\' computes no stress.*cell = "fixed"'):
+        supported_elements("ase", "float64", options, cell="full")
+    assert supported_elements("ase", "float64", {"calculator": "ase.calculators.emt:EMT"}, cell="full") is None
+    with pytest.raises(SpecError, match="model 'demo' computes no stress"):
+        supported_elements("demo", "float64", {}, cell="isotropic")
 
 
 @pytest.mark.parametrize("path", ["ase.calculators.emt", "ase.calculators.emt:EMTT", "no_such_module:X", "", ":X"])

@@ -10,7 +10,9 @@ from typing import get_args
 import pytest
 import torch
 
+from campaign import __version__
 from campaign.errors import MissingDependencyError, SpecError, UnknownModelError
+from campaign.models import registry
 from campaign.models.registry import MODEL_NAMES, create_model, model_options, supported_elements
 from campaign.spec import ModelSection
 
@@ -83,6 +85,27 @@ def test_only_the_model_asked_for_is_imported() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
     assert run.stderr == ""
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_the_specs_own_precision_is_one_that_the_model_has(name: str) -> None:
+    dtype = ModelSection.model_validate({"name": name}).dtype
+    assert getattr(torch, dtype) is registry._ENTRIES[name].dtypes[0]
+
+
+@pytest.mark.parametrize("name", ["lj", "morse", "emt", "demo"])
+def test_fingerprint_follows_our_version_and_the_type_of_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model(name, torch.float64, CPU)
+    assert model.provenance()["relax-campaign"] == __version__
+    assert model.provenance()["device"] == "cpu"
+    before = model.fingerprint()
+    for module in ("kernel_model", "demo"):
+        monkeypatch.setattr(f"campaign.models.{module}.__version__", "9.9.9")
+    assert model.fingerprint() != before
+    monkeypatch.undo()
+    assert model.fingerprint() == before
+    if name != "demo":
+        assert create_model(name, torch.float64, torch.device("cuda", 1)).provenance()["device"] == "cuda"
 
 
 def test_elements_are_known_for_ingest() -> None:

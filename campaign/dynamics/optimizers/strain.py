@@ -26,8 +26,10 @@ from campaign.errors import ArgumentError
 __all__ = ["CELL_LENGTH_ANG", "MAX_STRAIN", "CellMode", "strain_functions"]
 
 CELL_LENGTH_ANG = 1.5
-"""L: with it the stiffness of a metal's cell is about that of its atoms. Over rattled, strained Cu-Au cells, FIRE took 68, 56, 53, 58 and 63
-steps for 0.5, 1, 1.5, 2 and 3 Å; ASE's FIRE with its FrechetCellFilter takes 64."""
+"""L: with it the stiffness of a metal's cell is about that of its atoms.
+
+Over rattled and strained Cu-Au cells FIRE took 68, 56, 53, 58 and 63 steps with 0.5, 1, 1.5, 2 and 3 Å; ASE's, with FrechetCellFilter, 64.
+"""
 
 MAX_STRAIN = 0.05
 """Bound on the Frobenius norm of the strain of one step; beyond it the reference of the step would be meaningless."""
