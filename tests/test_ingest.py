@@ -187,7 +187,8 @@ def test_a_bad_spec_leaves_nothing_behind(tmp_path: Path, change: str) -> None:
     spec = spec_of(tmp_path, "nothing*.cif" if change == "paths" else "a.extxyz")
     if change == "model":
         spec = parse_spec(
-            '[campaign]\nname = "x"\ndirectory = "run"\n[inputs]\npaths = ["a.extxyz"]\n[model]\nname = "sevennet"\n', tmp_path
+            '[campaign]\nname = "x"\ndirectory = "run"\n[inputs]\npaths = ["a.extxyz"]\n[model]\nname = "sevennet"\ndtype = "float64"\n',
+            tmp_path,
         )
     if change == "option":
         spec = spec.model_copy(update={"model": spec.model.model_copy(update={"options": {"asap_cutof": True}})})
