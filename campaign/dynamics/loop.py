@@ -1,7 +1,7 @@
 """The step loop: nine stages from top to bottom, one model evaluation, and nothing that depends on the kind of dynamics.
 
-An integrator or optimizer is a subclass that overrides `pre_update` and `post_update`. What systems come and go, the loop leaves to
-`exchange.py`; when a system has converged, to `convergence.py`; several dynamics on one batch, to `fused.py`; a whole campaign, to
+An integrator or optimizer is a subclass that overrides `pre_update` and `post_update`. Which systems come and go, the loop leaves to
+`in_flight.py`; when a system has converged, to `convergence.py`; several dynamics on one batch, to `fused.py`; a whole campaign, to
 `relax.py`.
 
 Names and behaviour follow the `BaseDynamics` of the nvalchemi dynamics contract, with these differences. Dynamics with `evaluates_first`
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -24,8 +23,8 @@ from torch import Tensor
 
 from campaign.data import Batch, Segments
 from campaign.dynamics.convergence import ConvergenceHook
-from campaign.dynamics.exchange import append_newcomers, bookkeep, newcomers_for
-from campaign.errors import ArgumentError, ModelOutputError, OperandError, SamplerError, SinkFullError
+from campaign.dynamics.in_flight import InFlightMixin
+from campaign.errors import ArgumentError, ModelOutputError, OperandError
 from campaign.hooks import DynamicsContext, DynamicsStage, Hook, HookRegistryMixin
 from campaign.models.base import BaseModelMixin, ModelOutputs
 
@@ -39,7 +38,7 @@ __all__ = ["BaseDynamics"]
 _OUTPUT_KEYS = ("energy", "forces", "stress")
 
 
-class BaseDynamics(HookRegistryMixin):
+class BaseDynamics(InFlightMixin, HookRegistryMixin):
     """Moves the systems of a batch under a model's forces, step by step.
 
     Args:
@@ -75,10 +74,6 @@ class BaseDynamics(HookRegistryMixin):
     """Rank of this process among all of the run; told to hooks."""
 
     _mutable_fields: tuple[str, ...] = ("positions", "velocities", "cell")
-    _bookkeeping_keys: dict[str, Callable[[int, torch.device], Tensor]] = {  # noqa: RUF012
-        "status": lambda n, device: torch.zeros(n, 1, dtype=torch.int64, device=device),
-        "system_id": lambda n, device: torch.full((n, 1), -1, dtype=torch.int64, device=device),
-    }
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -112,13 +107,7 @@ class BaseDynamics(HookRegistryMixin):
         self.convergence_hook = ConvergenceHook(**convergence_hook) if isinstance(convergence_hook, dict) else convergence_hook
         self.n_steps = n_steps
         self.exit_status = exit_status
-        self.sinks: list[DataSink] = list(sinks or ())
-        self.sampler = sampler
-        self.refill_frequency = refill_frequency
-        self.active_batch = active_batch
-        self.max_batch_size = max_batch_size
-        self.done = done
-        self.device_type = device_type or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._init_in_flight(sinks, sampler, refill_frequency, active_batch, max_batch_size, done, device_type)
         self.step_count = 0
         self.current_hook_stage: DynamicsStage | None = None
         self.update_mask: Bool[Tensor, " N"] | None = None
@@ -314,53 +303,6 @@ class BaseDynamics(HookRegistryMixin):
         kept = torch.zeros(len(remaining), dtype=torch.bool, device=device) if self._fresh is None else self._fresh[remaining]
         self._fresh = torch.cat([kept, torch.ones(n_new, dtype=torch.bool, device=device)])
 
-    @classmethod
-    def register_bookkeeping_key(cls, key: str, init_fn: Callable[[int, torch.device], Tensor]) -> None:
-        """Declare a key per system that newly admitted systems get, as `init_fn(n, device)` of shape [n, 1]."""
-        cls._bookkeeping_keys = {**cls._bookkeeping_keys, key: init_fn}
-
-    # Systems that leave and come
-
-    def refill_check(self, batch: Batch, exit_status: int) -> Batch | None:
-        """Write systems with `status >= exit_status` to a sink and put new ones from the sampler in their place.
-
-        Returns the batch itself if none leaves, otherwise a new one; None, and `done` is set, if nothing is left to work on.
-
-        Raises:
-            SamplerError: there is no sampler (a RuntimeError).
-            SinkFullError: all sinks are full.
-        """
-        if self.sampler is None:
-            raise SamplerError(f"{type(self).__name__}.refill_check was called without a sampler; it needs one. Pass sampler=.")
-        leaving = batch["status"].view(-1) >= exit_status
-        if not bool(leaving.any()):
-            return batch
-        self._last_converged = None
-        if self.sinks:
-            self._write_to_sink(batch, leaving)
-        remaining = torch.where(~leaving)[0]
-        kept = batch.index_select(remaining) if len(remaining) else None
-        newcomers = newcomers_for(self.sampler, kept, batch.device)
-        n_new = 0 if newcomers is None else newcomers.num_graphs
-        result = append_newcomers(kept, newcomers, self._bookkeeping_keys)
-        if result is None:
-            self.done = bool(self.sampler.exhausted)
-            self._sync_state_to_batch(remaining, 0, batch)
-            return None
-        bookkeep(result, self._bookkeeping_keys)
-        self._sync_state_to_batch(remaining, n_new, result)
-        return result
-
-    def _write_to_sink(self, batch: Batch, mask: Bool[Tensor, " N"] | None = None) -> None:
-        for sink in self.sinks:
-            if not sink.is_full:
-                # A sink with some room but too little refuses as a whole; the next one may have enough.
-                with suppress(SinkFullError):
-                    sink.write(batch, mask=mask)
-                    return
-        count = batch.num_graphs if mask is None else int(mask.sum())
-        raise SinkFullError(f"no sink has room for {count} systems that leave the batch; one must. Add a sink, or drain one.")
-
     # Hooks
 
     def _call_hooks(self, stage: Any, batch: Batch | None) -> None:
@@ -421,31 +363,6 @@ class BaseDynamics(HookRegistryMixin):
         if not isinstance(other, BaseDynamics):
             raise OperandError(f"{type(self).__name__} + {type(other).__name__}; both must be BaseDynamics. Construct a dynamics first.")
         return FusedStage(sub_stages=[(0, self), (1, other)])
-
-    @property
-    def device(self) -> torch.device:
-        """Device of `device_type`."""
-        return torch.device(self.device_type)
-
-    @property
-    def inflight_mode(self) -> bool:
-        """Whether systems come from a sampler."""
-        return self.sampler is not None
-
-    @property
-    def active_batch_size(self) -> int:
-        """Systems in `active_batch`."""
-        return 0 if self.active_batch is None else self.active_batch.num_graphs
-
-    @property
-    def room_in_active_batch(self) -> int:
-        """Systems that `active_batch` may still take up to `max_batch_size`."""
-        return max(0, self.max_batch_size - self.active_batch_size)
-
-    @property
-    def active_batch_has_room(self) -> bool:
-        """Whether `active_batch` may take more."""
-        return self.room_in_active_batch > 0
 
     @property
     def model_is_conservative(self) -> bool:
