@@ -79,19 +79,19 @@ def run_export(paths: CampaignPaths, format: str, output: str | Path, where: str
 def _writer(format: str) -> Callable[[Path, StoreView], int]:
     # Each brings its own packages, so only the one asked for is imported.
     if format == "parquet":
-        from campaign.export_parquet import write_parquet
+        from campaign.analysis.export.parquet import write_parquet
 
         return write_parquet
     if format == "extxyz":
         return _write_extxyz
-    from campaign.export_databases import write_lmdb, write_sqlite
+    from campaign.analysis.export.databases import write_lmdb, write_sqlite
 
     write: Callable[[Path, Iterable[Atoms]], int] = write_sqlite if format == "ase-db" else write_lmdb
     return lambda file, view: write(file, iter(view))
 
 
 def _write_extxyz(file: Path, view: StoreView) -> int:
-    from campaign.export_extxyz import frame_text
+    from campaign.analysis.export.extxyz import frame_text
 
     count = 0
     with file.open("w", encoding="utf-8", newline="\n") as text:

@@ -26,11 +26,11 @@ from campaign.paths import DIRECTORY_MODE, CampaignPaths
 from campaign.spec import CampaignSpec, freeze_spec, read_frozen_spec
 from campaign.store import ShardWriter
 from campaign.store.durable import make_folder_durably, publish_folder, staging_name, sweep_partial
-from campaign.structure_checks import check_structure, fixed_components, is_finite
-from campaign.structure_files import claims_file, iter_frames
-from campaign.structure_frame import Frame, Refusal
-from campaign.structure_info import encode_info
-from campaign.structure_paths import InputFiles, expand_paths
+from campaign.structures.checks import check_structure, fixed_components, is_finite
+from campaign.structures.files import claims_file, iter_frames
+from campaign.structures.frame import Frame, Refusal
+from campaign.structures.info import encode_info
+from campaign.structures.paths import InputFiles, expand_paths
 
 BLOCK_SYSTEMS: Final = 2048
 BLOCK_ATOMS: Final = 200_000

@@ -6,6 +6,7 @@ local job that was half submitted has done nothing yet and is ended. A SLURM job
 
 from __future__ import annotations
 
+import atexit
 import logging
 import time
 from dataclasses import replace
@@ -39,6 +40,8 @@ _log = logging.getLogger("slurm.rounds")
 
 _LIVE_JOBS: Final[dict[str, Any]] = {}
 """submitit's handles of local jobs that this process started. While one is held, Python waits for the process, so none is left a zombie."""
+
+atexit.register(_LIVE_JOBS.clear)  # the handles' own clean-up needs modules that the interpreter takes down later
 
 
 def submit_round(paths: CampaignPaths, spec: CampaignSpec, plan: RoundPlan) -> Submission:

@@ -133,6 +133,7 @@ def test_results_of_two_models_are_not_mixed_unless_asked(paths: CampaignPaths, 
 def test_an_empty_shard_of_another_model_is_no_matter(paths: CampaignPaths) -> None:
     ShardWriter.create(paths.shard(LATER), RESULT_FIELDS, {"model_fingerprint": "another"}).close()
     run_consolidate(paths)
+    assert StoreReader.open(paths.store).attributes["model_fingerprints"] == ["9f2c" * 16]
 
 
 def test_provenance_says_what_all_shards_share_once(paths: CampaignPaths) -> None:

@@ -91,7 +91,7 @@ def test_aselmdb_without_its_package(paths: CampaignPaths, tmp_path: Path, monke
 def test_parquet_has_all_systems_and_all_fields(paths: CampaignPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow.parquet as pq
 
-    monkeypatch.setattr("campaign.export_parquet.BLOCK_SYSTEMS", 2)
+    monkeypatch.setattr("campaign.analysis.export.parquet.BLOCK_SYSTEMS", 2)
     report = run_export(paths, "parquet", tmp_path / "out.parquet")
     assert report.n_systems == 7
     file = pq.ParquetFile(report.output)

@@ -85,10 +85,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize("way", WAYS)
 def test_kills_at_random_moments_change_nothing(way: str, undisturbed: dict[str, str], tmp_path: Path) -> None:
     random_moment = random.Random(f"{SEED} {way}")
-    n_kills = 0
+    n_kills = n_campaigns = 0
     log: list[str] = []
     while n_kills < N_KILLS // len(WAYS):
-        spec = create_campaign(tmp_path / f"run {n_kills}", n=N_SYSTEMS, execution=WAYS[way], fmax=FMAX)
+        n_campaigns += 1  # a campaign may end before anything was killed
+        spec = create_campaign(tmp_path / f"run {n_campaigns}", n=N_SYSTEMS, execution=WAYS[way], fmax=FMAX)
         n_kills += disturb(spec, random_moment, N_KILLS // len(WAYS) - n_kills, log)
         progress = read_progress(spec.paths)
         print(f"seed {SEED}, {way}: {log}, {len(spec.paths.rounds())} rounds, {len(spec.paths.shard_names())} shards")

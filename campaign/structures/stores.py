@@ -13,7 +13,7 @@ from campaign.analysis.structure import constraints_from_mask
 from campaign.fields import Level, decode_error
 from campaign.outcomes import Outcome
 from campaign.store import StoreReader
-from campaign.structure_frame import Frame, Refusal, RefusalKind
+from campaign.structures.frame import Frame, Refusal, RefusalKind
 
 BLOCK_SYSTEMS: Final = 1024
 """Systems that are read at a time."""

@@ -10,8 +10,8 @@ from ase import Atoms
 from ase.build import bulk
 from ase.io import write
 
-from campaign.structure_cif import iter_cif, parse_formula, split_blocks
-from campaign.structure_frame import Frame, RefusalKind
+from campaign.structures.cif import iter_cif, parse_formula, split_blocks
+from campaign.structures.frame import Frame, RefusalKind
 
 CELL = "_cell_length_a 3.75\n_cell_length_b 3.75\n_cell_length_c 3.75\n_cell_angle_alpha 90\n_cell_angle_beta 90\n_cell_angle_gamma 90\n"
 SITES = "loop_\n_atom_site_label\n_atom_site_type_symbol\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\n"

@@ -10,7 +10,7 @@ from ase.spacegroup import Spacegroup
 from hypothesis import given
 from hypothesis import strategies as st
 
-from campaign.structure_info import LONGEST_TEXT, encode_info
+from campaign.structures.info import LONGEST_TEXT, encode_info
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -18,7 +18,7 @@ from typing import Any, Final
 from ase.data import atomic_numbers
 from ase.io.cif import parse_cif
 
-from campaign.structure_frame import Frame, Refusal, RefusalKind, describe_error, refused
+from campaign.structures.frame import Frame, Refusal, RefusalKind, describe_error, refused
 
 OCCUPANCY_TOLERANCE: Final = 1e-3
 """An occupancy this close to 1 is written with rounding, not meant to be partial."""

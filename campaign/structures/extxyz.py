@@ -16,7 +16,7 @@ from typing import IO, Any, Final
 
 from ase.io.extxyz import read_xyz
 
-from campaign.structure_frame import Frame, RefusalKind, describe_error, refused
+from campaign.structures.frame import Frame, RefusalKind, describe_error, refused
 
 MAX_LINE: Final = 1 << 24
 """Characters of the longest line that is read; a longer one is no text file."""

@@ -11,9 +11,9 @@ from campaign.consolidate import run_consolidate
 from campaign.outcomes import Outcome
 from campaign.paths import ShardName
 from campaign.store import StoreReader
-from campaign.structure_files import iter_frames
-from campaign.structure_frame import Frame, RefusalKind
-from campaign.structure_paths import InputFile
+from campaign.structures.files import iter_frames
+from campaign.structures.frame import Frame, RefusalKind
+from campaign.structures.paths import InputFile
 
 
 def read(path: Path) -> list[Frame]:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.spatial import cKDTree
 
-from campaign.structure_frame import Refusal, RefusalKind
+from campaign.structures.frame import Refusal, RefusalKind
 
 OVERLAP_ANG: Final = 0.25
 """Two atoms, periodic images included, that are closer are on one spot; the shortest bond there is, H₂, has 0.74 Å."""

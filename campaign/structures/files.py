@@ -32,10 +32,10 @@ from ase.io.jsonio import decode
 from ase.io.trajectory import TrajectoryReader
 
 from campaign.errors import CampaignError
-from campaign.structure_cif import iter_cif
-from campaign.structure_extxyz import iter_extxyz
-from campaign.structure_frame import Frame, RefusalKind, describe_error, refused
-from campaign.structure_paths import InputFile
+from campaign.structures.cif import iter_cif
+from campaign.structures.extxyz import iter_extxyz
+from campaign.structures.frame import Frame, RefusalKind, describe_error, refused
+from campaign.structures.paths import InputFile
 
 # fmt: off
 READABLE_FORMATS: Final = frozenset({
@@ -120,7 +120,7 @@ def _open_frames(file: InputFile) -> Iterator[Frame]:
     if file.problem is not None:
         return iter([refused(0, RefusalKind.UNREADABLE, f"the folder cannot be listed: {file.problem}; check its permissions")])
     if "://" in file.path or (Path(file.path) / "zarr.json").is_file():
-        from campaign.structure_stores import iter_store  # brings zarr, which most campaigns do not read from
+        from campaign.structures.stores import iter_store  # brings zarr, which most campaigns do not read from
 
         return iter_store(file.path)
     path = Path(file.path)

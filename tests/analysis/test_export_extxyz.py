@@ -16,7 +16,7 @@ from ase.io import read
 from hypothesis import given
 from hypothesis import strategies as st
 
-from campaign.export_extxyz import frame_text
+from campaign.analysis.export.extxyz import frame_text
 
 
 def there_and_back(atoms: Atoms) -> Atoms:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from campaign.errors import SpecError
-from campaign.structure_paths import expand_paths, natural_key, printable_path, split_pattern
+from campaign.structures.paths import expand_paths, natural_key, printable_path, split_pattern
 
 HOSTILE = ["plain", "with blank", "qu'o\"te", "new\nline", "Körper", "[1-3]", "semi;colon & $HOME", "-rf", "#hash?%20"]
 

@@ -11,8 +11,8 @@ from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from campaign.structure_checks import FAR_ANG, OVERLAP_ANG, check_structure, find_overlap, fixed_components, is_finite
-from campaign.structure_frame import RefusalKind
+from campaign.structures.checks import FAR_ANG, OVERLAP_ANG, check_structure, find_overlap, fixed_components, is_finite
+from campaign.structures.frame import RefusalKind
 
 EMT = frozenset({28, 29, 47, 79})
 

@@ -21,9 +21,9 @@ from ase.io import write
 from ase.io.formats import ioformats
 from ase.io.trajectory import Trajectory
 
-from campaign.structure_files import READABLE_FORMATS, claims_file, iter_frames
-from campaign.structure_frame import Frame, RefusalKind
-from campaign.structure_paths import InputFile
+from campaign.structures.files import READABLE_FORMATS, claims_file, iter_frames
+from campaign.structures.frame import Frame, RefusalKind
+from campaign.structures.paths import InputFile
 
 HOSTILE = "qu'o\"te new\nline %20?#@2 [1] Körper"
 

@@ -14,8 +14,8 @@ from ase.io import write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from campaign.structure_extxyz import MAX_LINE, iter_extxyz
-from campaign.structure_frame import Frame, RefusalKind
+from campaign.structures.extxyz import MAX_LINE, iter_extxyz
+from campaign.structures.frame import Frame, RefusalKind
 
 GOOD = '2\nLattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3 name={name}\nCu 0 0 0\nAu 2 2 2\n'
 

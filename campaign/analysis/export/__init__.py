@@ -1,0 +1,1 @@
+"""Structures in the formats of other programs, one file per format; `campaign.export` picks one and publishes what it wrote."""
