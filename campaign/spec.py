@@ -246,7 +246,16 @@ def _nearest(key: str, known: Iterable[str]) -> str | None:
 def _describe(error: ValidationError, source: str) -> str:
     lines = []
     for fault in error.errors(include_url=False):
+        if fault["type"] == "default_factory_not_called":
+            continue  # what follows from a key that is wrong itself, and is told above
         where = ".".join(str(part) for part in fault["loc"])
         seen = "" if fault["type"] == "missing" else f" (given: {fault['input']!r})"
-        lines.append(f"{source}: {where}: {fault['msg']}{seen}. Correct it.")
+        near = _nearest_choice(fault["input"], str(fault.get("ctx", {}).get("expected", "")))
+        lines.append(f"{source}: {where}: {fault['msg']}{seen}. {f'Did you mean {near!r}?' if near else 'Correct it.'}")
     return "\n".join(lines)
+
+
+def _nearest_choice(given: object, expected: str) -> str | None:
+    """Return the word that pydantic expected, such as in "'lj', 'emt' or 'mace'", nearest to the one given."""
+    choices = re.findall(r"'([^']+)'", expected)
+    return next(iter(difflib.get_close_matches(given, choices, 1, 0.6)), None) if isinstance(given, str) else None

@@ -124,3 +124,10 @@ def test_frozen_spec_of_a_moved_campaign_has_its_new_directory(tmp_path: Path) -
     frozen = read_frozen_spec(moved)
     assert frozen.paths == moved
     assert frozen.inputs == spec.inputs
+
+
+def test_a_wrong_choice_is_told_once_with_the_nearest_right_one() -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_spec('[campaign]\nname = "a"\ndirectory = "b"\n[inputs]\npaths = ["c"]\n[model]\nname = "emtt"\n', Path("/"))
+    assert str(caught.value).count("\n") == 0
+    assert str(caught.value).endswith("(given: 'emtt'). Did you mean 'emt'?")

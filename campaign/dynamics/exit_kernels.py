@@ -4,7 +4,7 @@
 # In it, int(0) and bool(True) declare variables; bare literals would be constants.
 """Who ends, and why: one launch that measures every running system and decides, one thread per system, serial over its atoms.
 
-Serial for the reason of `fire_kernel.py`: what is decided about a system depends on its own numbers only. A system that ends gets its
+Serial for the reason of `fire_rule.py`: what is decided about a system depends on its own numbers only. A system that ends gets its
 outcome and the status at which the step loop leaves it alone, on the device and at once; so whoever looks may look late and sees the same.
 """
 
@@ -16,7 +16,7 @@ import warp as wp
 from campaign.data.warp_interop import Precision
 from campaign.dynamics.optimizers.strain import strain_functions
 
-__all__ = ["N_TALLIES", "Cause", "Tally", "exit_kernel"]
+__all__ = ["N_TALLIES", "Cause", "Tally", "exit_function", "exit_kernel"]
 
 
 class Cause(IntEnum):
@@ -49,8 +49,8 @@ _DIVERGED = wp.constant(wp.int64(2))
 
 
 @cache
-def exit_kernel(precision: Precision) -> wp.Kernel:
-    """Return the kernel for one precision; `Exits` documents its parameters.
+def exit_function(precision: Precision) -> wp.Function:
+    """Return the function that judges system i; `Exits` documents its parameters.
 
     Precedence where several apply is that of `campaign.outcomes.worse`: what has an outcome keeps it, then diverged, converged, max_steps.
     """
@@ -61,8 +61,9 @@ def exit_kernel(precision: Precision) -> wp.Kernel:
     free = cellular.free
     zero = real(0.0)
 
-    @wp.kernel(enable_backward=False, module="unique")
+    @wp.func
     def judge(
+        i: wp.int32,
         ptr: wp.array(dtype=wp.int32),
         fixed: wp.array2d(dtype=wp.bool),
         any_fixed: wp.int32,
@@ -92,7 +93,6 @@ def exit_kernel(precision: Precision) -> wp.Kernel:
         force_bound: real,
         volume_bound: real,
     ):
-        i = wp.tid()
         newly[i] = False
         begin = ptr[i]
         end = ptr[i + 1]
@@ -172,3 +172,75 @@ def exit_kernel(precision: Precision) -> wp.Kernel:
         wp.atomic_add(tally, 1, end - begin)
 
     return judge
+
+
+@cache
+def exit_kernel(precision: Precision) -> wp.Kernel:
+    """Return the kernel that judges all systems of a batch."""
+    real, vec3, mat33 = precision.real, precision.vec3, precision.mat33
+    judge = exit_function(precision)
+
+    @wp.kernel(enable_backward=False, module="unique")
+    def judge_systems(
+        ptr: wp.array(dtype=wp.int32),
+        fixed: wp.array2d(dtype=wp.bool),
+        any_fixed: wp.int32,
+        energy: wp.array2d(dtype=real),
+        forces: wp.array(dtype=vec3),
+        stress: wp.array(dtype=mat33),
+        cell: wp.array(dtype=mat33),
+        pbc: wp.array2d(dtype=wp.bool),
+        n_steps: wp.array2d(dtype=wp.int64),
+        status: wp.array2d(dtype=wp.int64),
+        outcome: wp.array2d(dtype=wp.int64),
+        cause: wp.array2d(dtype=wp.int64),
+        fmax: wp.array2d(dtype=real),
+        smax: wp.array2d(dtype=real),
+        initial_energy: wp.array2d(dtype=real),
+        initial_volume: wp.array2d(dtype=real),
+        volume_ratio: wp.array2d(dtype=real),
+        newly: wp.array(dtype=wp.bool),
+        tally: wp.array(dtype=wp.int32),
+        decide: wp.int32,
+        cell_mode: wp.int32,
+        exit_status: wp.int32,
+        max_steps: wp.int32,
+        fmax_threshold: real,
+        smax_threshold: real,
+        energy_bound: real,
+        force_bound: real,
+        volume_bound: real,
+    ):
+        judge(
+            wp.tid(),
+            ptr,
+            fixed,
+            any_fixed,
+            energy,
+            forces,
+            stress,
+            cell,
+            pbc,
+            n_steps,
+            status,
+            outcome,
+            cause,
+            fmax,
+            smax,
+            initial_energy,
+            initial_volume,
+            volume_ratio,
+            newly,
+            tally,
+            decide,
+            cell_mode,
+            exit_status,
+            max_steps,
+            fmax_threshold,
+            smax_threshold,
+            energy_bound,
+            force_bound,
+            volume_bound,
+        )
+
+    return judge_systems

@@ -126,11 +126,11 @@ class Exits(ConvergenceHook):
     def evaluate(self, batch: Batch) -> Int64[Tensor, " M"] | None:
         """Measure, decide, and return the positions of systems that have just converged, or None."""
         tally = self._tally_for(batch.device)
-        newly = self._judge(batch, tally.start(), decide=True)
+        self._judge(batch, tally.start(), decide=True)
         tally.post()
-        if not self.reports or (batch.device.type == "cpu" and not tally.read()[Tally.NEWLY_CONVERGED]):
+        if not self.reports or self._newly is None or (batch.device.type == "cpu" and not tally.read()[Tally.NEWLY_CONVERGED]):
             return None
-        positions = newly.nonzero().view(-1)
+        positions = self._newly.nonzero().view(-1)
         return positions if len(positions) else None
 
     def measure(self, batch: Batch) -> None:
@@ -152,45 +152,53 @@ class Exits(ConvergenceHook):
     def __call__(self, ctx: Any, stage: Enum) -> None:
         """Do nothing: this one decides in `evaluate`."""
 
+    # What a launch of the judging needs, here and in `burst.py`
+
+    def start_tally(self, device: torch.device) -> Tensor:
+        """Return a tally of zeros, to be counted into by one launch; then call `post_tally`."""
+        return self._tally_for(device).start()
+
+    def post_tally(self) -> None:
+        """Say that what was launched counts into the tally."""
+        if self._tally is not None:
+            self._tally.post()
+
+    def judge_arguments(self, batch: Batch, tally: Tensor) -> list[Tensor | int | float]:
+        """Return the arguments of the judging from `n_steps` on, without `decide` and the cell mode."""
+        settings, n = self.settings, batch.num_graphs
+        if self._newly is None or len(self._newly) != n:
+            self._newly = torch.zeros(n, dtype=torch.bool, device=batch.device)
+        return [
+            *(batch[key] for key in _KEPT),
+            self._newly,
+            tally,
+            self.exit_status,
+            settings.max_steps,
+            settings.fmax_ev_per_ang,
+            settings.smax_ev_per_ang3,
+            settings.energy_bound_ev_per_atom,
+            settings.force_bound_ev_per_ang,
+            settings.volume_ratio_bound,
+        ]
+
     def _tally_for(self, device: torch.device) -> LaggedTally:
         if self._tally is None:
             self._tally = LaggedTally(N_TALLIES, device)
         return self._tally
 
-    def _judge(self, batch: Batch, tally: Tensor, decide: bool) -> Tensor:
-        settings, n = self.settings, batch.num_graphs
-        if self._newly is None or len(self._newly) != n:
-            self._newly = torch.zeros(n, dtype=torch.bool, device=batch.device)
+    def _judge(self, batch: Batch, tally: Tensor, decide: bool) -> None:
+        arguments = self.judge_arguments(batch, tally)
         key = batch["positions"].dtype, batch.device
         if self._bound is None or self._bound[0] != key:
             self._bound = key, BoundLaunch(exit_kernel(precision_of(key[0])), batch.device)
-        self._bound[1].run(
-            n,
-            [
-                batch.batch_ptr,
-                batch["fixed"],
-                1,
-                *(batch[key] for key in _JUDGED),
-                self._newly,
-                tally,
-                int(decide),
-                int(settings.cell_mode),
-                self.exit_status,
-                settings.max_steps,
-                settings.fmax_ev_per_ang,
-                settings.smax_ev_per_ang3,
-                settings.energy_bound_ev_per_atom,
-                settings.force_bound_ev_per_ang,
-                settings.volume_ratio_bound,
-            ],
-        )
-        return self._newly
+        read = [batch[key] for key in _READ]
+        after = len(_KEPT) + 2
+        how = [int(decide), int(self.settings.cell_mode)]
+        self._bound[1].run(batch.num_graphs, [batch.batch_ptr, batch["fixed"], 1, *read, *arguments[:after], *how, *arguments[after:]])
 
 
-_JUDGED: Final = (
-    *("energy", "forces", "stress", "cell", "pbc", "n_steps", "status", "outcome"),
-    *(CAUSE, "fmax", "smax", "initial_energy", INITIAL_VOLUME, "volume_ratio"),
-)
+_READ: Final = ("energy", "forces", "stress", "cell", "pbc")
+_KEPT: Final = ("n_steps", "status", "outcome", CAUSE, "fmax", "smax", "initial_energy", INITIAL_VOLUME, "volume_ratio")
 
 
 def describe(outcome: Outcome, cause: Cause, n_steps: int, fmax: float, smax: float, settings: ExitSettings) -> str:

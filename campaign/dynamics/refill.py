@@ -24,6 +24,8 @@ class RefillPolicy:
 
     MOST_IDLE = 0.5
     """Share of atoms that may be idle, whatever an exchange costs."""
+    MOST_WAIT_S = 2.0
+    """How long a system that has ended may wait to leave where waiting costs nothing: until then it is not on disk."""
     MEMORY = 0.2
     """Weight of the last exchange in the mean of what one costs."""
 
@@ -31,23 +33,31 @@ class RefillPolicy:
         self.every = every
         self._cost_s = 0.0
         self._idle_s = 0.0
+        self._waited_s = 0.0
         self._steps = 0
 
-    def is_due(self, ended_systems: int, ended_atoms: int, n_systems: int, n_atoms: int, seconds: float) -> bool:
-        """Count a step that took so many seconds; return whether systems should leave now."""
+    def is_due(self, ended_systems: int, ended_atoms: int, n_systems: int, n_atoms: int, seconds: float, idle_costs: bool = True) -> bool:
+        """Count a step, or a burst, that took so many seconds; return whether systems should leave now.
+
+        In a burst a system that has ended costs nothing; `idle_costs` is then false.
+        """
         self._steps += 1
         if ended_systems == 0:
             return False
         if ended_systems >= n_systems:
             return True
         if self.every is not None:
-            return self._steps >= self.every
+            return not idle_costs or self._steps >= self.every
         idle = ended_atoms / max(n_atoms, 1)
-        self._idle_s += seconds * idle
-        return idle > self.MOST_IDLE or self._idle_s >= self._cost_s
+        if idle_costs:
+            self._idle_s += seconds * idle
+            return idle > self.MOST_IDLE or self._idle_s >= self._cost_s
+        self._waited_s += seconds
+        return idle > self.MOST_IDLE or self._waited_s >= self.MOST_WAIT_S
 
     def exchanged(self, seconds: float) -> None:
         """Say what an exchange took."""
         self._cost_s = seconds if self._cost_s == 0.0 else (1 - self.MEMORY) * self._cost_s + self.MEMORY * seconds
         self._idle_s = 0.0
+        self._waited_s = 0.0
         self._steps = 0

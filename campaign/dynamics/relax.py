@@ -24,6 +24,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from campaign.data import Batch
+from campaign.dynamics.burst import Burst
 from campaign.dynamics.distances import shortest_distance_ratio
 from campaign.dynamics.exit_kernels import Cause
 from campaign.dynamics.exits import CAUSE, ENGINE_KEYS, Exits, ExitSettings, describe, prepare
@@ -33,7 +34,7 @@ from campaign.dynamics.optimizers.optimizer import Optimizer
 from campaign.dynamics.refill import RefillPolicy
 from campaign.dynamics.sampler import Sampler
 from campaign.dynamics.sinks import DataSink
-from campaign.errors import ArgumentError, SamplerError
+from campaign.errors import ArgumentError, NeighborListError, SamplerError
 from campaign.fields import NEIGHBOR_KEYS, encode_error
 from campaign.hooks import DynamicsStage, Hook
 from campaign.hooks.neighbor_list import NeighborListHook
@@ -86,13 +87,13 @@ class RunStatistics:
     atom_steps: int = 0
     """Sum over those that left of atoms times optimizer steps."""
     n_batch_steps: int = 0
-    """Steps of the batch."""
+    """Steps of the batch, a burst of many counting as one."""
     n_exchanges: int = 0
     """Times that systems left or came."""
     seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("model", "neighbors", "optimizer", "sink", "exchange", "other"), 0.0)
+        default_factory=lambda: dict.fromkeys(("steps", "model", "neighbors", "optimizer", "sink", "exchange", "other"), 0.0)
     )
-    """Wall time by part; `optimizer` is the rest of a step beside model and neighbours, hooks included."""
+    """Wall time by part: `steps` of bursts; of single steps `model`, `neighbors` and, hooks included, `optimizer` for the rest."""
 
     @property
     def n_left(self) -> int:
@@ -165,6 +166,7 @@ class Relaxation:
         self.batch: Batch | None = None
         """Systems in flight."""
         self._policy = RefillPolicy(settings.refill_every)
+        self._burst = Burst.where_possible(self.dynamics, self.exits, self.model, self.device, settings.refill_every)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> RunStatistics:
         """Relax until the sampler is exhausted and every system has ended, or `should_stop` says so after a step.
@@ -181,10 +183,10 @@ class Relaxation:
             if self.batch is None:
                 self.batch = self._exchange(None)
             while self.batch is not None and not should_stop():
-                step_s = self._step(self.batch)
+                step_s, is_burst = self._advance(self.batch)
                 ended_systems, ended_atoms = self.exits.counts()
                 if self.model.n_failed or self._policy.is_due(
-                    ended_systems, ended_atoms, self.batch.num_graphs, self.batch.num_nodes, step_s
+                    ended_systems, ended_atoms, self.batch.num_graphs, self.batch.num_nodes, step_s, idle_costs=not is_burst
                 ):
                     self.batch = self._exchange(self.batch)
             if self.batch is not None:
@@ -195,6 +197,21 @@ class Relaxation:
             spent = self.statistics.total_s - before
             self.statistics.seconds["other"] += perf_counter() - start - spent
         return self.statistics
+
+    def _advance(self, batch: Batch) -> tuple[float, bool]:
+        """Do a burst of steps, or one step; return how long it took, and which it was."""
+        if self._burst is not None and self._burst.can_run(batch):
+            start = perf_counter()
+            try:
+                self._burst.run(batch)
+            except NeighborListError:
+                pass  # the step below finds out whose fault it is
+            else:
+                seconds = perf_counter() - start
+                self.statistics.seconds["steps"] += seconds
+                self.statistics.n_batch_steps += 1
+                return seconds, True
+        return self._step(batch), False
 
     def _step(self, batch: Batch) -> float:
         model, seconds = self.model, self.statistics.seconds

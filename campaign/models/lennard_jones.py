@@ -8,15 +8,40 @@ smoothing is that of HOOMD-blue. ε in eV, lengths in Å.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from ase.calculators.lj import LennardJones
 
-from campaign.data.warp_interop import launch
 from campaign.errors import SpecError
-from campaign.models.kernel_model import AtomResults, KernelModel, Rows
-from campaign.models.lennard_jones_kernel import atoms_kernel
+from campaign.models.kernel_model import KernelModel
+from campaign.models.loops import Loops, pair_loops
 
 __all__ = ["LennardJonesModel"]
+
+_CONSTANTS = "const real epsilon = T[0], sigma2 = T[1], rc2 = T[2], ro2 = T[3], at_rc = T[4], cubed_width = T[5];"
+
+# u = 4 ε (c6² − c6) and u'/r = −24 ε (2 c6² − c6) / r², with c6 = (σ²/r²)³.
+_PAIR = """
+const real inverse = real(1) / r2;
+const real s = sigma2 * inverse, c6 = s * s * s, c12 = c6 * c6;
+u = real(4) * epsilon * (c12 - c6);
+du = real(-24) * epsilon * (real(2) * c12 - c6) * inverse;
+"""
+_SHIFT = "u -= at_rc;"
+
+# f(r²) = (rc² − r²)² (rc² + 2 r² − 3 ro²) / (rc² − ro²)³ is 1 at ro and 0 at rc; (f u)'/r = f u'/r + 2 u df/d(r²).
+_SMOOTH = """
+if (r2 >= ro2) {
+    const real f = (rc2 - r2) * (rc2 - r2) * (rc2 + real(2) * r2 - real(3) * ro2) * cubed_width;
+    const real df = real(6) * (rc2 - r2) * (ro2 - r2) * cubed_width;
+    du = f * du + real(2) * df * u;
+    u = f * u;
+}
+"""
+
+
+def _loops(smooth: bool) -> Loops:
+    return pair_loops(_CONSTANTS, "r2 > rc2", _PAIR + (_SMOOTH if smooth else _SHIFT))
 
 
 class LennardJonesModel(KernelModel):
@@ -49,30 +74,11 @@ class LennardJonesModel(KernelModel):
                 f"lj was given epsilon={epsilon}, sigma={sigma}, rc={rc}, ro={ro}, smooth={smooth}; lengths and energy are "
                 "positive, ro is below rc, which is 3 sigma by default, and smooth is true or false. Mend [model.options]."
             )
-        super().__init__(self.rc, dtype, device)
-
-    def launch_rows(self, rows: Rows, results: AtomResults) -> None:
-        launch(
-            atoms_kernel(self.precision, self.smooth),
-            rows.n_atoms,
-            [
-                rows.positions,
-                rows.cell,
-                rows.batch_idx,
-                rows.neighbor_matrix,
-                rows.num_neighbors,
-                rows.shifts,
-                self.epsilon,
-                self.sigma,
-                self.rc,
-                self.ro,
-                results.energy,
-                results.virial_diagonal,
-                results.virial_off_diagonal,
-                results.forces,
-            ],
-            rows.device,
-        )
+        c6 = (self.sigma / self.rc) ** 6
+        at_rc = 4.0 * self.epsilon * (c6 * c6 - c6)
+        cubed_width = 1.0 / (self.rc**2 - self.ro**2) ** 3
+        table = np.array([self.epsilon, self.sigma**2, self.rc**2, self.ro**2, at_rc, cubed_width])
+        super().__init__(_loops(smooth), table, self.rc, dtype, device)
 
     def ase_calculator(self) -> LennardJones:
         return LennardJones(epsilon=self.epsilon, sigma=self.sigma, rc=self.rc, ro=self.ro, smooth=self.smooth)

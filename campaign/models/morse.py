@@ -8,15 +8,36 @@ P. M. Morse, Phys. Rev. 34, 57 (1929). Parameters and cutoff f, a quintic polyno
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from ase.calculators.morse import MorsePotential
 
-from campaign.data.warp_interop import launch
 from campaign.errors import SpecError
-from campaign.models.kernel_model import AtomResults, KernelModel, Rows
-from campaign.models.morse_kernel import atoms_kernel
+from campaign.models.kernel_model import KernelModel
+from campaign.models.loops import pair_loops
 
 __all__ = ["MorseModel"]
+
+_CONSTANTS = "const real epsilon = T[0], rho0 = T[1], r0 = T[2], inner = T[3], outer = T[4], outer2 = T[5];"
+
+# With x = exp(ρ₀ (1 − r/r₀)): u = ε x (x − 2) and u' = −2 ε ρ₀/r₀ x (x − 1). The cutoff is f = 6 s⁵ − 15 s⁴ + 10 s³ with
+# s = (outer − r)/(outer − inner).
+_PAIR = """
+const real r = wp::sqrt(r2);
+const real e = wp::exp(rho0 * (real(1) - r / r0));
+u = epsilon * e * (e - real(2));
+real slope = real(-2) * epsilon * rho0 / r0 * e * (e - real(1));
+if (r > inner) {
+    const real width = outer - inner, s = (outer - r) / width;
+    const real f = s * s * s * ((real(6) * s - real(15)) * s + real(10));
+    const real df = real(-30) * s * s * ((s - real(2)) * s + real(1)) / width;
+    slope = f * slope + df * u;
+    u = f * u;
+}
+du = slope / r;
+"""
+
+_LOOPS = pair_loops(_CONSTANTS, "r2 >= outer2", _PAIR)
 
 
 class MorseModel(KernelModel):
@@ -48,31 +69,9 @@ class MorseModel(KernelModel):
                 f"morse was given epsilon={epsilon}, rho0={rho0}, r0={r0}, rcut1={rcut1}, rcut2={rcut2}; all are positive, and rcut1 is "
                 "below rcut2. Mend [model.options]."
             )
-        super().__init__(self.rcut2 * self.r0, dtype, device)
-
-    def launch_rows(self, rows: Rows, results: AtomResults) -> None:
-        launch(
-            atoms_kernel(self.precision),
-            rows.n_atoms,
-            [
-                rows.positions,
-                rows.cell,
-                rows.batch_idx,
-                rows.neighbor_matrix,
-                rows.num_neighbors,
-                rows.shifts,
-                self.epsilon,
-                self.rho0,
-                self.r0,
-                self.rcut1 * self.r0,
-                self.rcut2 * self.r0,
-                results.energy,
-                results.virial_diagonal,
-                results.virial_off_diagonal,
-                results.forces,
-            ],
-            rows.device,
-        )
+        outer = self.rcut2 * self.r0
+        table = np.array([self.epsilon, self.rho0, self.r0, self.rcut1 * self.r0, outer, outer**2])
+        super().__init__(_LOOPS, table, outer, dtype, device)
 
     def ase_calculator(self) -> MorsePotential:
         return MorsePotential(epsilon=self.epsilon, rho0=self.rho0, r0=self.r0, rcut1=self.rcut1, rcut2=self.rcut2)

@@ -29,7 +29,7 @@ from campaign.data import Segments
 from campaign.data.pointers import select_rows
 from campaign.data.warp_interop import launch
 from campaign.neighbors.cells import Cells
-from campaign.neighbors.kernels import settle_rows
+from campaign.neighbors.row_kernels import settle_rows
 from campaign.neighbors.rows import NeighborRows
 
 __all__ = ["complete_basis", "find_pairs_in_cell_lists", "library_version"]

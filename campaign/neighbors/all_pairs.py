@@ -24,8 +24,8 @@ from torch import Tensor
 from campaign.data import Segments
 from campaign.data.warp_interop import launch, precision_of
 from campaign.neighbors.cells import Cells
-from campaign.neighbors.kernels import search_kernel
 from campaign.neighbors.rows import NeighborRows
+from campaign.neighbors.search_kernel import search_kernel
 
 __all__ = ["find_pairs"]
 
@@ -53,10 +53,10 @@ def find_pairs(
         search_kernel(precision_of(positions.dtype)),
         atoms.n_segments if by_system else atoms.n_rows,
         [
-            positions,
             atoms.batch_idx,
             atoms.batch_ptr,
             wanted,
+            positions,
             cells.vectors,
             cells.duals,
             cells.reach,

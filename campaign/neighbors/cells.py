@@ -15,17 +15,17 @@ from jaxtyping import Bool, Float, Int32
 from torch import Tensor
 
 from campaign.data.warp_interop import launch
-from campaign.neighbors import kernels
+from campaign.neighbors import search_kernel
 
 __all__ = ["ENDLESS", "MAX_IMAGES", "NOT_FINITE", "Cells", "measure_cells"]
 
-MAX_IMAGES: Final = int(kernels.MAX_IMAGES)
+MAX_IMAGES: Final = int(search_kernel.MAX_IMAGES)
 """Images of a cell within reach beyond which a list is refused: such a cell has collapsed."""
 
-ENDLESS: Final = int(kernels.ENDLESS)
+ENDLESS: Final = int(search_kernel.ENDLESS)
 """State of a system whose periodic vectors are zero, linearly dependent, or so short that images are countless."""
 
-NOT_FINITE: Final = int(kernels.NOT_FINITE)
+NOT_FINITE: Final = int(search_kernel.NOT_FINITE)
 """State of a system whose cell holds NaN or infinity."""
 
 
@@ -60,5 +60,5 @@ def measure_cells(
     if cell is None or pbc is None or not bool(pbc.any()):
         return Cells(torch.zeros_like(duals), duals, reach, state, is_periodic=False)
     vectors = cell.detach().to(torch.float64).contiguous()
-    launch(kernels.measure_cells, n_systems, [vectors, pbc.contiguous(), radius, duals, reach, state], device)
+    launch(search_kernel.measure_cells, n_systems, [vectors, pbc.contiguous(), radius, duals, reach, state], device)
     return Cells(vectors, duals, reach, state, is_periodic=True)

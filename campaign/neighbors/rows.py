@@ -14,7 +14,7 @@ from torch import Tensor
 
 from campaign.data import Segments
 from campaign.data.warp_interop import launch
-from campaign.neighbors import kernels
+from campaign.neighbors import row_kernels
 
 __all__ = ["NeighborRows", "copy_rows", "create_rows", "edges_of"]
 
@@ -75,7 +75,7 @@ def copy_rows(old: NeighborRows, old_atoms: Segments, new: NeighborRows, new_ato
     The new rows are at least as wide as the longest row that is copied.
     """
     launch(
-        kernels.copy_rows,
+        row_kernels.copy_rows,
         new_atoms.n_rows,
         [
             old.matrix,

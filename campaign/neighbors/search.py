@@ -16,8 +16,8 @@ from campaign.errors import NeighborListError
 from campaign.neighbors.alchemiops import find_pairs_in_cell_lists, library_version
 from campaign.neighbors.all_pairs import find_pairs
 from campaign.neighbors.cells import ENDLESS, MAX_IMAGES, Cells
-from campaign.neighbors.kernels import FURTHEST_ANG
 from campaign.neighbors.rows import NeighborRows, create_rows
+from campaign.neighbors.search_kernel import FURTHEST_ANG
 
 __all__ = ["LARGE_SYSTEM", "MAX_ROW_BYTES", "describe_search", "fill_rows", "make_rows", "roomy_width"]
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from campaign.data import Segments
 from campaign.data.pointers import gather_rows
 from campaign.data.warp_interop import launch, precision_of
-from campaign.neighbors.kernels import check_kernel
+from campaign.neighbors.skin_kernel import check_kernel
 
 __all__ = ["Reference", "allowed_displacement", "outgrown_systems", "search_radius"]
 

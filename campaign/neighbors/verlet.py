@@ -36,7 +36,8 @@ class VerletList:
         self.n_made = 0
         self._atoms: Segments | None = None
         self._ids: Int64[ndarray, " N"] | None = None
-        self._reference: Reference | None = None
+        self.reference: Reference | None = None
+        """Where systems were when their rows were made."""
 
     def update(self, batch: Batch) -> bool:
         """Bring `rows` up to date with a batch; return whether they have changed.
@@ -60,9 +61,9 @@ class VerletList:
 
     def _outgrown(self, batch: Batch) -> Bool[Tensor, " N"]:
         positions, vectors, pbc = _geometry(batch)
-        if self._reference is None or self._reference.positions.dtype != positions.dtype:
+        if self.reference is None or self.reference.positions.dtype != positions.dtype:
             return torch.ones(batch.num_graphs, dtype=torch.bool, device=batch.device)
-        return outgrown_systems(self._reference, positions, vectors, pbc, batch.atom_segments, self.cutoff, self.skin)
+        return outgrown_systems(self.reference, positions, vectors, pbc, batch.atom_segments, self.cutoff, self.skin)
 
     def _make_all(self, batch: Batch) -> None:
         positions, vectors, pbc = _geometry(batch)
@@ -70,12 +71,12 @@ class VerletList:
         cells = measure_cells(vectors, pbc, batch.num_graphs, radius, batch.device)
         self._atoms = None  # nothing is known until all has gone well
         self.rows = make_rows(positions, batch.atom_segments, cells, pbc, radius, self.half, self.width)
-        self._reference = Reference(positions.clone(), vectors.clone(), cells.duals, pbc.clone())
+        self.reference = Reference(positions.clone(), vectors.clone(), cells.duals, pbc.clone())
         self._atoms, self._ids = batch.atom_segments, _ids_of(batch)
         self.n_made += batch.num_graphs
 
     def _make_some(self, batch: Batch, stale: Bool[Tensor, " N"]) -> None:
-        rows, reference, atoms = self.rows, self._reference, batch.atom_segments
+        rows, reference, atoms = self.rows, self.reference, batch.atom_segments
         positions, vectors, pbc = _geometry(batch)
         radius = search_radius(self.cutoff, self.skin, positions.dtype)
         cells = measure_cells(vectors, pbc, batch.num_graphs, radius, batch.device)
@@ -91,16 +92,16 @@ class VerletList:
             rows = wider
             longest = fill_rows(positions, atoms, cells, pbc, stale, radius, self.half, rows)
         self.rows = rows
-        self._reference = reference.renewed(stale, atoms, Reference(positions, vectors, cells.duals, pbc))
+        self.reference = reference.renewed(stale, atoms, Reference(positions, vectors, cells.duals, pbc))
         self._atoms = atoms
         self.n_made += int(stale.sum())
 
     def _recognise(self, batch: Batch) -> Int32[ndarray, " N"] | None:
         """Return where each system was in the last batch, negative where it is new; None if nothing can be said."""
         ids = _ids_of(batch)
-        if self._atoms is None or self._reference is None or self._ids is None or ids is None or len(self._ids) == 0:
+        if self._atoms is None or self.reference is None or self._ids is None or ids is None or len(self._ids) == 0:
             return None
-        if self._reference.positions.dtype != batch["positions"].dtype:
+        if self.reference.positions.dtype != batch["positions"].dtype:
             return None
         order = np.argsort(self._ids, kind="stable")
         place = np.minimum(np.searchsorted(self._ids[order], ids), len(order) - 1)
@@ -110,7 +111,7 @@ class VerletList:
 
     def _follow(self, batch: Batch, source: Int32[ndarray, " N"]) -> None:
         """Bring rows and reference into the order of the new batch; what belongs to new systems is left undefined."""
-        rows, reference, old, new = self.rows, self._reference, self._atoms, batch.atom_segments
+        rows, reference, old, new = self.rows, self.reference, self._atoms, batch.atom_segments
         if rows is None or reference is None or old is None:
             return
         positions, vectors, pbc = _geometry(batch)
@@ -121,7 +122,7 @@ class VerletList:
         kept = np.flatnonzero(source >= 0)
         moved = Reference(positions.clone(), vectors.clone(), torch.zeros_like(vectors), pbc.clone())
         moved.take(reference, new, kept, old, source[kept])
-        self.rows, self._reference = followed, moved
+        self.rows, self.reference = followed, moved
         self._ids = _ids_of(batch)
 
 

@@ -47,3 +47,12 @@ def test_costs_are_learnt() -> None:
     for _ in range(50):
         policy.exchanged(0.1)
     assert [policy.is_due(1, 10, 4, 40, 0.22) for _ in range(2)] == [False, True]
+
+
+def test_where_waiting_costs_nothing_systems_leave_after_a_while_or_when_they_are_the_most() -> None:
+    policy = RefillPolicy()
+    policy.exchanged(1e-9)
+    assert [policy.is_due(1, 10, 4, 40, seconds=0.5, idle_costs=False) for _ in range(4)] == [False, False, False, True]
+    policy.exchanged(1e-9)
+    assert policy.is_due(3, 30, 4, 40, seconds=0.0, idle_costs=False)
+    assert not policy.is_due(0, 0, 4, 40, seconds=100.0, idle_costs=False)

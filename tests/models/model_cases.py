@@ -45,6 +45,6 @@ def label(case: Case) -> str:
     return "-".join([case[0], *(f"{key}={value}" for key, value in case[1].items())])
 
 
-def make(case: Case, dtype: torch.dtype = torch.float64) -> BaseModelMixin:
-    """Create the model of a case on the CPU."""
-    return create_model(case[0], dtype, torch.device("cpu"), case[1])
+def make(case: Case, dtype: torch.dtype = torch.float64, device: torch.device = torch.device("cpu")) -> BaseModelMixin:  # noqa: B008
+    """Create the model of a case, as for a device."""
+    return create_model(case[0], dtype, device, case[1])

@@ -55,6 +55,18 @@ def test_agrees_with_ase_over_more_structures(case: Case, seed: int) -> None:
 
 
 @EVERY_CASE
+def test_whole_lists_give_what_half_lists_give(case: Case) -> None:
+    """A model made for a GPU asks for whole lists and works atom by atom; here it does so on the CPU."""
+    half, whole = make(case), make(case, device=torch.device("cuda"))
+    assert half.model_config.neighbor_config.half_list
+    assert not whole.model_config.neighbor_config.half_list
+    structures = case[2](0)
+    for one, other in zip(evaluate(half, structures, skin_ang=0.3), evaluate(whole, structures, skin_ang=0.3), strict=True):
+        for key, value in one.items():
+            np.testing.assert_allclose(other[key], value, rtol=1e-12, atol=1e-11, err_msg=key)
+
+
+@EVERY_CASE
 def test_float32_is_float64_rounded(case: Case) -> None:
     structures = case[2](0)
     for exact, rounded in zip(evaluate(make(case), structures), evaluate(make(case, torch.float32), structures), strict=True):

@@ -8,7 +8,6 @@ from ase import Atoms
 
 from campaign.errors import SpecError
 from campaign.models.lennard_jones import LennardJonesModel
-from campaign.models.lennard_jones_kernel import lennard_jones_pair, smooth_cutoff
 from campaign.testing.model_contract import evaluate
 
 
@@ -58,16 +57,6 @@ def test_known_clusters_have_their_published_energies() -> None:
     best = min(float(own["energy"][0]) for own in evaluate(model, shapes))
     print(f"LJ13: {best:.6f} ε, published -44.326801 ε")
     assert best == pytest.approx(-44.326801, abs=2e-6)
-
-
-def test_formulas_are_each_others_derivative() -> None:
-    r2, step = 1.7, 1e-6
-    assert (lennard_jones_pair(r2 + step, 0.3, 1.1)[0] - lennard_jones_pair(r2 - step, 0.3, 1.1)[0]) / step == pytest.approx(
-        lennard_jones_pair(r2, 0.3, 1.1)[1], rel=1e-7
-    )
-    assert (smooth_cutoff(3.1 + step, 4.0, 2.0)[0] - smooth_cutoff(3.1 - step, 4.0, 2.0)[0]) / (2 * step) == pytest.approx(
-        smooth_cutoff(3.1, 4.0, 2.0)[1], rel=1e-7
-    )
 
 
 @pytest.mark.parametrize("options", [{"epsilon": 0}, {"sigma": -1.0}, {"rc": float("inf")}, {"rc": 2.0, "ro": 2.0}, {"smooth": "yes"}])

@@ -85,7 +85,7 @@ def test_all_inputs_are_relaxed_and_the_shard_says_how(tmp_path: Path) -> None:
 
 def test_a_rank_that_is_asked_to_leave_commits_what_is_finished_and_the_next_attempt_does_the_rest(tmp_path: Path) -> None:
     spec = create_campaign(tmp_path, execution="max_systems_in_batch = 2")
-    assert run(spec, stop=stop_after(400)) is RunState.STOPPED
+    assert run(spec, stop=stop_after(3)) is RunState.STOPPED
     first = StoreReader.open(spec.paths.shard(ShardName(1, 0, 0, 0))).read_system("system_id").flatten().tolist()
     assert 0 < len(first) < 24
     record = record_of(spec)
@@ -121,11 +121,12 @@ def test_an_error_is_on_record(tmp_path: Path) -> None:
 
 
 def test_ranks_share_the_work(tmp_path: Path) -> None:
-    spec = create_campaign(tmp_path, execution="ranks_per_task = 2")
-    run(spec, rank=0, n_ranks=2, stop=stop_after(300))
+    spec = create_campaign(tmp_path, execution="ranks_per_task = 2\nmax_systems_in_batch = 2")
+    run(spec, rank=0, n_ranks=2, stop=stop_after(3))
     run(spec, rank=1, n_ranks=2)
     ids = [StoreReader.open(spec.paths.shard(name)).read_system("system_id").flatten().tolist() for name in spec.paths.shard_names()]
     assert len(ids) == 2
+    assert all(ids)
     assert not set(ids[0]) & set(ids[1])
 
 

@@ -1,4 +1,4 @@
-"""FIRE, with its cell or without: the parameters; the step itself is `fire_kernel.py`.
+"""FIRE, with its cell or without: the parameters; the step itself is `fire_rule.py`.
 
 E. Bitzek, P. Koskinen, F. Gähler, M. Moseler and P. Gumbsch, Phys. Rev. Lett. 97, 170201 (2006).
 """
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from campaign.data import Batch
-from campaign.data.warp_interop import Precision
 from campaign.dynamics.convergence import ConvergenceHook
-from campaign.dynamics.optimizers import fire_kernel as kernel
+from campaign.dynamics.optimizers import fire_rule as rule
 from campaign.dynamics.optimizers.optimizer import Optimizer, SystemValue, per_system
+from campaign.dynamics.optimizers.step_kernel import Rule
 from campaign.dynamics.optimizers.strain import CELL_LENGTH_ANG, MAX_STRAIN, CellMode
 from campaign.dynamics.per_system import check_positive
 from campaign.hooks import Hook
@@ -83,29 +83,18 @@ class FIRE(Optimizer):
 
     def _columns(self, n: int, template: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         steps = per_system(self._dt, n, template)
-        reals = torch.zeros(n, kernel.COLUMNS, dtype=template["positions"].dtype, device=template.device)
-        reals[:, kernel.DT] = steps["dt"].view(-1)
-        reals[:, kernel.DT_MAX] = steps["dt_max"].view(-1)
-        reals[:, kernel.DT_MIN] = steps["dt_min"].view(-1)
-        reals[:, kernel.ALPHA] = self.alpha_start
-        return {"reals": reals, "n_positive": torch.full((n,), -1, dtype=torch.int32, device=template.device)}, {}
+        reals = torch.zeros(n, rule.COLUMNS, dtype=template["positions"].dtype, device=template.device)
+        reals[:, rule.DT] = steps["dt"].view(-1)
+        reals[:, rule.DT_MAX] = steps["dt_max"].view(-1)
+        reals[:, rule.DT_MIN] = steps["dt_min"].view(-1)
+        reals[:, rule.ALPHA] = self.alpha_start
+        return {"state": reals, "counts": torch.full((n, 1), -1, dtype=torch.int32, device=template.device)}, {}
 
-    def _kernel(self, precision: Precision) -> Any:
-        return kernel.fire_kernel(precision)
+    def rule(self) -> Rule:
+        return rule.fire_rule
 
-    def _arguments(self, batch: Batch) -> list[Tensor | int | float]:
-        return [
-            batch["velocities"],
-            self._state["reals"],
-            self._state["n_positive"],
-            self.maxstep,
-            self.n_min,
-            self.f_inc,
-            self.f_dec,
-            self.alpha_start,
-            self.f_alpha,
-            int(self.uphill),
-        ]
+    def _numbers(self) -> list[float]:
+        return [self.maxstep, self.n_min, self.f_inc, self.f_dec, self.alpha_start, self.f_alpha, self.uphill]
 
 
 class FIREVariableCell(FIRE):

@@ -1,4 +1,4 @@
-"""FIRE 2.0, with its cell or without: the parameters; the step itself is `fire2_kernel.py`.
+"""FIRE 2.0, with its cell or without: the parameters; the step itself is `fire2_rule.py`.
 
 J. Guénolé et al., Comput. Mater. Sci. 175, 109584 (2020). Parameters have the names of the dynamics contract and the values of ASE.
 """
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from campaign.data import Batch
-from campaign.data.warp_interop import Precision
 from campaign.dynamics.convergence import ConvergenceHook
-from campaign.dynamics.optimizers import fire2_kernel as kernel
+from campaign.dynamics.optimizers import fire2_rule as rule
 from campaign.dynamics.optimizers.optimizer import Optimizer, SystemValue, per_system
+from campaign.dynamics.optimizers.step_kernel import Rule
 from campaign.dynamics.optimizers.strain import CELL_LENGTH_ANG, MAX_STRAIN, CellMode
 from campaign.dynamics.per_system import check_positive
 from campaign.hooks import Hook
@@ -75,29 +75,17 @@ class FIRE2(Optimizer):
         self.maxstep = float(check_positive("maxstep", maxstep))
 
     def _columns(self, n: int, template: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        reals = torch.zeros(n, kernel.COLUMNS, dtype=template["positions"].dtype, device=template.device)
-        reals[:, kernel.DT] = per_system({"dt": self._dt}, n, template)["dt"].view(-1)
-        reals[:, kernel.ALPHA] = self.alpha0
+        reals = torch.zeros(n, rule.COLUMNS, dtype=template["positions"].dtype, device=template.device)
+        reals[:, rule.DT] = per_system({"dt": self._dt}, n, template)["dt"].view(-1)
+        reals[:, rule.ALPHA] = self.alpha0
         counts = torch.tensor([[0, 1]], dtype=torch.int32, device=template.device).repeat(n, 1)
-        return {"reals": reals, "counts": counts}, {}
+        return {"state": reals, "counts": counts}, {}
 
-    def _kernel(self, precision: Precision) -> Any:
-        return kernel.fire2_kernel(precision)
+    def rule(self) -> Rule:
+        return rule.fire2_rule
 
-    def _arguments(self, batch: Batch) -> list[Tensor | int | float]:
-        return [
-            batch["velocities"],
-            self._state["reals"],
-            self._state["counts"],
-            self.maxstep,
-            self.delaystep,
-            self.dtgrow,
-            self.dtshrink,
-            self.alphashrink,
-            self.alpha0,
-            self.tmax,
-            self.tmin,
-        ]
+    def _numbers(self) -> list[float]:
+        return [self.maxstep, self.delaystep, self.dtgrow, self.dtshrink, self.alphashrink, self.alpha0, self.tmax, self.tmin]
 
 
 class FIRE2VariableCell(FIRE2):

@@ -1,4 +1,4 @@
-"""L-BFGS, with the cell or without: the parameters; the step itself is `lbfgs_kernel.py`.
+"""L-BFGS, with the cell or without: the parameters; the step itself is `lbfgs_rule.py`.
 
 J. Nocedal, Math. Comp. 35, 773 (1980).
 """
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from campaign.data import Batch
-from campaign.data.warp_interop import Precision
 from campaign.dynamics.convergence import ConvergenceHook
-from campaign.dynamics.optimizers.lbfgs_kernel import lbfgs_kernel
+from campaign.dynamics.optimizers.lbfgs_rule import lbfgs_rule, n_columns
 from campaign.dynamics.optimizers.optimizer import Optimizer
+from campaign.dynamics.optimizers.step_kernel import Rule
 from campaign.dynamics.per_system import check_positive
 from campaign.errors import ArgumentError
 from campaign.hooks import Hook
@@ -71,33 +71,15 @@ class LBFGS(Optimizer):
     def _columns(self, n: int, template: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         n_atoms = int(template.atom_segments.lengths[-n:].sum())
         real = {"dtype": template["positions"].dtype, "device": template.device}
-        systems = {
-            "steps_strain": torch.zeros(n, self.memory, 3, 3, **real),
-            "changes_strain": torch.zeros(n, self.memory, 3, 3, **real),
-            "last_forces_strain": torch.zeros(n, 3, 3, **real),
-            "curvature": torch.zeros(n, self.memory, **real),
-            "weight": torch.zeros(n, self.memory, **real),
-            "trust": torch.full((n,), self.maxstep, **real),
-            "counts": torch.tensor([[-1, 0]], dtype=torch.int32, device=template.device).repeat(n, 1),
-        }
-        atoms = {
-            "steps": torch.zeros(n_atoms, self.memory, 3, **real),
-            "changes": torch.zeros(n_atoms, self.memory, 3, **real),
-            "last_forces": torch.zeros(n_atoms, 3, **real),
-            "direction": torch.zeros(n_atoms, 3, **real),
-        }
-        return systems, atoms
+        state = torch.zeros(n, n_columns(self.memory), **real)
+        state[:, -2] = self.maxstep
+        state[:, -1] = 1.0 / self.alpha
+        counts = torch.tensor([[-1, 0]], dtype=torch.int32, device=template.device).repeat(n, 1)
+        atoms = {"atom_state": torch.zeros(n_atoms, 2 * self.memory + 1, 3, **real), "motion": torch.zeros(n_atoms, 3, **real)}
+        return {"state": state, "counts": counts}, atoms
 
-    def _kernel(self, precision: Precision) -> Any:
-        return lbfgs_kernel(precision)
+    def rule(self) -> Rule:
+        return lbfgs_rule
 
-    def _arguments(self, batch: Batch) -> list[Tensor | int | float]:
-        state = self._state
-        return [
-            *(state[key] for key in ("steps", "changes", "steps_strain", "changes_strain", "last_forces", "last_forces_strain")),
-            *(state[key] for key in ("direction", "curvature", "weight", "trust", "counts")),
-            self.memory,
-            self.maxstep,
-            self.damping,
-            self.alpha,
-        ]
+    def _numbers(self) -> list[float]:
+        return [self.maxstep, self.damping, self.alpha, self.memory]

@@ -1,6 +1,6 @@
 """What all optimizers share: one launch per step, per-system state, the last good positions, and the cell as further coordinates.
 
-An optimizer adds its parameters, the columns of its state and the launch of its kernel; a kernel moves the systems of `mask` and nothing
+An optimizer adds its parameters, the columns of its state and its rule (`step_kernel.py`); a step moves the systems of `mask` and nothing
 else, and writes where they were to `last_positions` and `last_cell` before it moves them. So whoever finds that a model broke down at
 the new positions can go back to the last ones for which forces were good.
 """
@@ -8,16 +8,18 @@ the new positions can go back to the last ones for which forces were good.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Hashable
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from campaign.data import Batch, Segments
-from campaign.data.warp_interop import BoundLaunch, Precision, precision_of
+from campaign.data.warp_interop import BoundLaunch, precision_of
 from campaign.dynamics.loop import BaseDynamics
+from campaign.dynamics.optimizers.step_kernel import Rule, step_kernel
 from campaign.dynamics.optimizers.strain import CELL_LENGTH_ANG, MAX_STRAIN, CellMode
 from campaign.dynamics.per_system import SystemValue, check_positive, ensure_velocities, state_batch
 from campaign.fields import Level
@@ -63,19 +65,23 @@ class Optimizer(BaseDynamics):
             self.__needs_keys__ = {*self.__needs_keys__, "stress"}
             self.__provides_keys__ = {*self.__provides_keys__, "cell"}
         self._bound: tuple[tuple[torch.dtype, torch.device], BoundLaunch] | None = None
-        self._constants: dict[tuple[str, int, torch.device], Tensor] = {}
+        self._constants: dict[tuple[Hashable, int, torch.dtype, torch.device], Tensor] = {}
 
     @abstractmethod
     def _columns(self, n: int, template: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the state of the last `n` systems of a batch when they start: tensors per system, and tensors per atom."""
+        """Return the state of the last `n` systems of a batch when they start.
+
+        Per system: `state` [n, any] and `counts` int32 [n, any]. Per atom, if the rule keeps any: `atom_state` [a, any, 3], and `motion`
+        [a, 3] where that is not the velocities of the batch.
+        """
 
     @abstractmethod
-    def _kernel(self, precision: Precision) -> Any:
-        """Return the kernel that does a step."""
+    def rule(self) -> Rule:
+        """Return what moves a system; see `step_kernel.py`."""
 
     @abstractmethod
-    def _arguments(self, batch: Batch) -> list[Tensor | int | float]:
-        """Return the arguments of the kernel that follow those of `_head`."""
+    def _numbers(self) -> list[float]:
+        """Return the parameters, in the rule's order."""
 
     def pre_update(self, batch: Batch) -> None:
         """Do one optimizer step with the forces of the last evaluation."""
@@ -83,11 +89,13 @@ class Optimizer(BaseDynamics):
             return  # nothing was evaluated yet, so there is nothing to follow
         mask = self.update_mask
         if mask is None:
-            mask = self._constant("mask", batch.num_graphs, batch.device, lambda n, device: torch.ones(n, dtype=torch.bool, device=device))
+            mask = self._constant(
+                "mask", batch.num_graphs, batch["positions"], lambda n, like: torch.ones(n, dtype=torch.bool, device=like.device)
+            )
         key = batch["positions"].dtype, batch.device
         if self._bound is None or self._bound[0] != key:
-            self._bound = key, BoundLaunch(self._kernel(precision_of(key[0])), batch.device)
-        self._bound[1].run(batch.num_graphs, self._head(batch, mask) + self._arguments(batch))
+            self._bound = key, BoundLaunch(step_kernel(precision_of(key[0]), self.rule()), batch.device)
+        self._bound[1].run(batch.num_graphs, [mask, *self.rule_arguments(batch)])
 
     def last_good(self) -> tuple[Float[Tensor, "A 3"], Float[Tensor, "N 3 3"]]:
         """Return positions and cells before the last move; those of the start for a system that never moved."""
@@ -107,51 +115,61 @@ class Optimizer(BaseDynamics):
         levels = dict.fromkeys(systems, Level.SYSTEM) | dict.fromkeys(atoms, Level.ATOM)
         return Batch({**systems, **atoms}, levels, Segments(lengths, template_batch.device))
 
-    # Arguments of the kernels
-
-    def _head(self, batch: Batch, mask: Bool[Tensor, " N"]) -> list[Tensor | int | float]:
-        """Return the arguments that all kernels begin with: who moves, under what, and what is moved."""
-        n, device = batch.num_graphs, batch.device
+    def rule_arguments(self, batch: Batch) -> list[Tensor | int | float]:
+        """Return the arguments of the rule after the first, which is the system: what it reads, what it moves, and what it keeps."""
+        n, positions, state = batch.num_graphs, batch["positions"], self._state
         has_fixed = "fixed" in batch
         return [
             batch.batch_ptr,
-            mask,
-            batch["fixed"] if has_fixed else self._constant("fixed", 1, device, _no_flags),
+            batch["fixed"] if has_fixed else self._constant("fixed", 1, positions, _no_flags),
             int(has_fixed),
-            batch["energy"] if "energy" in batch else self._constant("energy", n, device, _zeros_like(batch["positions"], 1)),
+            batch["energy"] if "energy" in batch else self._constant("energy", n, positions, _zeros(1)),
             batch["forces"],
-            batch["stress"] if "stress" in batch else self._constant("stress", n, device, _zeros_like(batch["positions"], 3, 3)),
-            batch["pbc"] if "pbc" in batch else self._constant("pbc", n, device, _no_flags),
-            batch["positions"],
+            batch["stress"] if "stress" in batch else self._constant("stress", n, positions, _zeros(3, 3)),
+            batch["pbc"] if "pbc" in batch else self._constant("pbc", n, positions, _no_flags),
+            positions,
             self._cell(batch),
-            self._state["last_positions"],
-            self._state["last_cell"],
+            state["last_positions"],
+            state["last_cell"],
             int(self.cell_mode),
             self.cell_length,
             self.max_strain,
+            batch["velocities"] if self.needs_velocities else state["motion"],
+            state["state"],
+            state["counts"],
+            state["atom_state"] if "atom_state" in state else self._constant("atom_state", 0, positions, _zeros(0, 3)),
+            self._constant(("numbers", *self._numbers()), 1, positions, self._number_tensor),
         ]
+
+    def _number_tensor(self, n: int, like: Tensor) -> Tensor:
+        del n
+        return torch.tensor(self._numbers(), dtype=like.dtype, device=like.device)
 
     def _cell(self, batch: Batch) -> Float[Tensor, "N 3 3"]:
         if "cell" in batch:
             cell: Tensor = batch["cell"]
             return cell
-        return self._constant("cell", batch.num_graphs, batch.device, _zeros_like(batch["positions"], 3, 3))
+        return self._constant("cell", batch.num_graphs, batch["positions"], _zeros(3, 3))
 
-    def _constant(self, name: str, n: int, device: torch.device, make: Any) -> Tensor:
-        """Return a tensor that stands in for a key that the batch lacks; nothing ever changes it."""
-        key = (name, n, device)
+    def _constant(self, name: Hashable, n: int, like: Tensor, make: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """Return what `make(n, like)` once gave, which nothing ever changes; it stands in for a key that the batch lacks."""
+        key = name, n, like.dtype, like.device
         if key not in self._constants:
-            self._constants = {key: value for key, value in self._constants.items() if key[0] != name}
-            self._constants[key] = make(n, device)
+            self._constants = {other: value for other, value in self._constants.items() if other[0] != name}
+            self._constants[key] = make(n, like)
         return self._constants[key]
 
 
-def _no_flags(n: int, device: torch.device) -> Tensor:
-    return torch.zeros(n, 3, dtype=torch.bool, device=device)
+def _all(n: int, like: Tensor) -> Tensor:
+    return torch.ones(n, dtype=torch.bool, device=like.device)
 
 
-def _zeros_like(positions: Tensor, *trailing: int) -> Any:
-    return lambda n, device: torch.zeros(n, *trailing, dtype=positions.dtype, device=device)
+def _no_flags(n: int, like: Tensor) -> Tensor:
+    return torch.zeros(n, 3, dtype=torch.bool, device=like.device)
+
+
+def _zeros(*trailing: int) -> Callable[[int, Tensor], Tensor]:
+    return lambda n, like: torch.zeros(n, *trailing, dtype=like.dtype, device=like.device)
 
 
 def per_system(values: dict[str, SystemValue], n: int, template: Batch) -> dict[str, Tensor]:

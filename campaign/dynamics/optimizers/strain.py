@@ -64,7 +64,7 @@ class CellMode(IntEnum):
 
 @cache
 def strain_functions(precision: Precision) -> SimpleNamespace:
-    """Return the Warp functions `projector`, `narrow`, `force`, `free` and `move` for one precision."""
+    """Return the Warp functions `projector`, `narrow`, `force`, `free`, `load`, `store` and `move` for one precision."""
     real, vec3, mat33 = precision.real, precision.vec3, precision.mat33
     zero = real(0.0)
     one = real(1.0)
@@ -156,6 +156,21 @@ def strain_functions(precision: Precision) -> SimpleNamespace:
         return f
 
     @wp.func
+    def load(state: wp.array2d(dtype=real), i: wp.int32, column: wp.int32) -> mat33:
+        """The matrix in nine columns of the state of system i."""
+        m = mat33()
+        for r in range(3):
+            for c in range(3):
+                m[r, c] = state[i, column + 3 * r + c]
+        return m
+
+    @wp.func
+    def store(state: wp.array2d(dtype=real), i: wp.int32, column: wp.int32, m: mat33):
+        for r in range(3):
+            for c in range(3):
+                state[i, column + 3 * r + c] = m[r, c]
+
+    @wp.func
     def move(
         i: wp.int32,
         begin: wp.int32,
@@ -192,4 +207,4 @@ def strain_functions(precision: Precision) -> SimpleNamespace:
                 positions[j] = f * x + direction[j] * factor
         return 0
 
-    return SimpleNamespace(projector=projector, narrow=narrow, force=force, free=free, move=move)
+    return SimpleNamespace(projector=projector, narrow=narrow, force=force, free=free, load=load, store=store, move=move)

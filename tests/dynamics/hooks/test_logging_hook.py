@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,8 @@ def test_errors_of_the_writer_are_raised() -> None:
         for _ in range(100):
             hook(DynamicsContext(batch=batch), DynamicsStage.AFTER_STEP)
             time.sleep(0.01)
-    hook.close()
+    with suppress(OSError):  # a row behind the one whose error was raised
+        hook.close()
     with pytest.raises(OSError, match="disk on fire"), hook:
         hook(DynamicsContext(batch=batch), DynamicsStage.AFTER_STEP)
     with pytest.raises(KeyError, match="the real one") as caught, hook:

@@ -1,10 +1,10 @@
 # mypy: ignore-errors
 # ruff: noqa: UP018, RUF046
-"""What runs on the device, as Warp kernels: measuring cells, searching, checking a skin, copying and sorting rows.
+"""The search of `all_pairs.py` and the measuring of cells, as Warp functions, for kernels here and for `burst_kernel.py`.
 
-The files that launch them say what they are for. Counters begin as `int(0)`, which Warp takes for a variable and a bare 0 for a constant;
-annotations are types that Warp reads when a kernel is defined, so this file does without `from __future__ import annotations`, and to mypy
-they are none. In float64 throughout, whatever positions come in: a distance in a 10^4 Å box is wrong by 10^-3 Å in float32.
+Counters begin as `int(0)`, which Warp takes for a variable and a bare 0 for a constant; annotations are types that Warp reads when a kernel
+is defined, so this file does without `from __future__ import annotations`, and to mypy they are none. In float64 throughout, whatever
+positions come in: a distance in a 10^4 Å box is wrong by 10^-3 Å in float32.
 """
 
 from functools import cache
@@ -13,7 +13,7 @@ import warp as wp
 
 from campaign.data.warp_interop import Precision
 
-__all__ = ["check_kernel", "copy_rows", "measure_cells", "search_kernel", "settle_rows"]
+__all__ = ["measure_cell", "measure_cells", "search_function", "search_kernel"]
 
 ENDLESS = wp.constant(1)
 NOT_FINITE = wp.constant(2)
@@ -23,8 +23,9 @@ ROUNDING = wp.constant(wp.float64(1e-9))
 FURTHEST_ANG = wp.constant(100_000_000)
 
 
-@wp.kernel(enable_backward=False, module="unique")
-def measure_cells(
+@wp.func
+def measure_cell(
+    s: wp.int32,
     vectors: wp.array(dtype=wp.mat33d),
     pbc: wp.array(dtype=wp.bool, ndim=2),
     radius: wp.float64,
@@ -32,7 +33,12 @@ def measure_cells(
     reach: wp.array(dtype=wp.vec3d),
     state: wp.array(dtype=wp.int32),
 ):
-    s = wp.tid()
+    """Write the dual vectors of a cell, how many images are within the radius, and whether that can be said."""
+    zero = wp.float64(0.0)
+    none = wp.vec3d(zero, zero, zero)
+    duals[s] = wp.matrix_from_rows(none, none, none)
+    reach[s] = none
+    state[s] = 0
     a = vectors[s][0]
     b = vectors[s][1]
     c = vectors[s][2]
@@ -42,8 +48,6 @@ def measure_cells(
     n_periodic = int(along_a) + int(along_b) + int(along_c)
     if n_periodic == 0:
         return
-    zero = wp.float64(0.0)
-    none = wp.vec3d(zero, zero, zero)
     dual_a = none
     dual_b = none
     dual_c = none
@@ -86,17 +90,31 @@ def measure_cells(
     reach[s] = far
 
 
+@wp.kernel(enable_backward=False, module="unique")
+def measure_cells(
+    vectors: wp.array(dtype=wp.mat33d),
+    pbc: wp.array(dtype=wp.bool, ndim=2),
+    radius: wp.float64,
+    duals: wp.array(dtype=wp.mat33d),
+    reach: wp.array(dtype=wp.vec3d),
+    state: wp.array(dtype=wp.int32),
+):
+    measure_cell(wp.tid(), vectors, pbc, radius, duals, reach, state)
+
+
 @cache
-def search_kernel(precision: Precision):
+def search_function(precision: Precision):
     vec3 = precision.vec3
 
     # Scalars and `while` instead of vectors and `range`, rows of the cells read once: on CPU that is four times as fast.
-    @wp.kernel(enable_backward=False, module="unique")
-    def search(
+    @wp.func
+    def search_rows(
+        s: wp.int32,
+        first: wp.int32,
+        last: wp.int32,
+        begin: wp.int32,
+        end: wp.int32,
         positions: wp.array(dtype=vec3),
-        owner: wp.array(dtype=wp.int32),
-        ptr: wp.array(dtype=wp.int32),
-        wanted: wp.array(dtype=wp.bool),
         vectors: wp.array(dtype=wp.mat33d),
         duals: wp.array(dtype=wp.mat33d),
         reach: wp.array(dtype=wp.vec3d),
@@ -108,21 +126,8 @@ def search_kernel(precision: Precision):
         matrix: wp.array(dtype=wp.int32, ndim=2),
         shifts: wp.array(dtype=wp.vec3i, ndim=2),
         counts: wp.array(dtype=wp.int32),
-    ):
-        thread = wp.tid()
-        s = thread
-        first = ptr[s]
-        last = ptr[s + 1]
-        begin = first
-        end = last
-        if by_system == 0:
-            s = owner[thread]
-            first = ptr[s]
-            last = ptr[s + 1]
-            begin = thread
-            end = thread + 1
-        if not wanted[s]:
-            return
+    ) -> wp.int32:
+        """Write the rows of atoms [begin, end) of system s, which has atoms [first, last); return the length of the longest."""
         width = matrix.shape[1]
         has_shifts = shifts.shape[1] > 0
         zero = wp.float64(0.0)
@@ -247,171 +252,71 @@ def search_kernel(precision: Precision):
                             shifts[j, m + k] = -shifts[i, n - 1 - k]
                     counts[j] = m + n - before
             counts[i] = n
+        longest = int(0)
         for i in range(begin, end):
+            longest = wp.max(longest, counts[i])
             for k in range(counts[i], width):
                 matrix[i, k] = fill
             if has_shifts:
                 for k in range(counts[i], width):
                     shifts[i, k] = wp.vec3i(0, 0, 0)
+        return longest
 
-    return search
+    return search_rows
 
 
 @cache
-def check_kernel(precision: Precision):
+def search_kernel(precision: Precision):
     vec3 = precision.vec3
+    search_rows = search_function(precision)
 
     @wp.kernel(enable_backward=False, module="unique")
-    def check(
-        positions: wp.array(dtype=vec3),
-        old_positions: wp.array(dtype=vec3),
+    def search(
+        owner: wp.array(dtype=wp.int32),
         ptr: wp.array(dtype=wp.int32),
+        wanted: wp.array(dtype=wp.bool),
+        positions: wp.array(dtype=vec3),
         vectors: wp.array(dtype=wp.mat33d),
-        pbc: wp.array(dtype=wp.bool, ndim=2),
-        old_vectors: wp.array(dtype=wp.mat33d),
-        old_duals: wp.array(dtype=wp.mat33d),
-        old_pbc: wp.array(dtype=wp.bool, ndim=2),
-        cutoff: wp.float64,
-        skin: wp.float64,
-        outgrown: wp.array(dtype=wp.bool),
+        duals: wp.array(dtype=wp.mat33d),
+        reach: wp.array(dtype=wp.vec3d),
+        state: wp.array(dtype=wp.int32),
+        radius: wp.float64,
+        half: wp.int32,
+        by_system: wp.int32,
+        fill: wp.int32,
+        matrix: wp.array(dtype=wp.int32, ndim=2),
+        shifts: wp.array(dtype=wp.vec3i, ndim=2),
+        counts: wp.array(dtype=wp.int32),
     ):
         s = wp.tid()
-        if pbc[s, 0] != old_pbc[s, 0] or pbc[s, 1] != old_pbc[s, 1] or pbc[s, 2] != old_pbc[s, 2]:
-            outgrown[s] = True
-            return
-        # F - 1; dual vectors are zero along non-periodic directions, where vectors may do as they like.
-        strain = wp.transpose(old_duals[s]) * (vectors[s] - old_vectors[s])
-        size = wp.sqrt(wp.ddot(strain, strain))
-        one = wp.float64(1.0)
-        allowed = ((one - size) * (cutoff + skin) - cutoff) / wp.float64(2.0)
-        # Written so that NaN counts as outgrown.
-        if not (allowed >= wp.float64(0.0)):
-            outgrown[s] = True
-            return
-        # No atom may go unnoticed that was moved by a whole lattice vector: those are not shorter than 1 / max|d|.
-        longest_dual = wp.max(wp.max(wp.length(old_duals[s][0]), wp.length(old_duals[s][1])), wp.length(old_duals[s][2]))
-        if longest_dual > wp.float64(0.0):
-            allowed = wp.min(allowed, wp.float64(0.49) / longest_dual)
-        allowed_sq = allowed * allowed
-        is_strained = size > wp.float64(0.0)
-        result = bool(False)
-        for i in range(ptr[s], ptr[s + 1]):
-            new = positions[i]
-            old = old_positions[i]
-            x = wp.float64(old[0])
-            y = wp.float64(old[1])
-            z = wp.float64(old[2])
-            u_x = wp.float64(new[0]) - x
-            u_y = wp.float64(new[1]) - y
-            u_z = wp.float64(new[2]) - z
-            if is_strained:
-                u_x -= x * strain[0, 0] + y * strain[1, 0] + z * strain[2, 0]
-                u_y -= x * strain[0, 1] + y * strain[1, 1] + z * strain[2, 1]
-                u_z -= x * strain[0, 2] + y * strain[1, 2] + z * strain[2, 2]
-            if not (u_x * u_x + u_y * u_y + u_z * u_z <= allowed_sq):
-                result = True
-                break
-        outgrown[s] = result
+        begin = int(0)
+        end = int(0)
+        if by_system == 0:
+            begin = s
+            end = s + 1
+            s = owner[begin]
+        else:
+            begin = ptr[s]
+            end = ptr[s + 1]
+        if wanted[s]:
+            search_rows(
+                s,
+                ptr[s],
+                ptr[s + 1],
+                begin,
+                end,
+                positions,
+                vectors,
+                duals,
+                reach,
+                state,
+                radius,
+                half,
+                by_system,
+                fill,
+                matrix,
+                shifts,
+                counts,
+            )
 
-    return check
-
-
-@wp.kernel(enable_backward=False, module="unique")
-def copy_rows(
-    old_matrix: wp.array(dtype=wp.int32, ndim=2),
-    old_shifts: wp.array(dtype=wp.vec3i, ndim=2),
-    old_counts: wp.array(dtype=wp.int32),
-    old_ptr: wp.array(dtype=wp.int32),
-    source: wp.array(dtype=wp.int32),
-    owner: wp.array(dtype=wp.int32),
-    ptr: wp.array(dtype=wp.int32),
-    fill: wp.int32,
-    matrix: wp.array(dtype=wp.int32, ndim=2),
-    shifts: wp.array(dtype=wp.vec3i, ndim=2),
-    counts: wp.array(dtype=wp.int32),
-):
-    i = wp.tid()
-    s = owner[i]
-    if source[s] < 0:
-        return
-    moved = ptr[s] - old_ptr[source[s]]
-    old = i - moved
-    n = old_counts[old]
-    counts[i] = n
-    for k in range(n):
-        matrix[i, k] = old_matrix[old, k] + moved
-    for k in range(n, matrix.shape[1]):
-        matrix[i, k] = fill
-    if shifts.shape[1] > 0:
-        for k in range(n):
-            if old_shifts.shape[1] > 0:
-                shifts[i, k] = old_shifts[old, k]
-            else:
-                shifts[i, k] = wp.vec3i(0, 0, 0)
-        for k in range(n, shifts.shape[1]):
-            shifts[i, k] = wp.vec3i(0, 0, 0)
-
-
-@wp.func
-def is_less(j: wp.int32, s: wp.vec3i, k: wp.int32, t: wp.vec3i) -> bool:
-    if j != k:
-        return j < k
-    if s[0] != t[0]:
-        return s[0] < t[0]
-    if s[1] != t[1]:
-        return s[1] < t[1]
-    return s[2] < t[2]
-
-
-@wp.kernel(enable_backward=False, module="unique")
-def settle_rows(
-    found: wp.array(dtype=wp.int32, ndim=2),
-    found_shifts: wp.array(dtype=wp.vec3i, ndim=2),
-    found_counts: wp.array(dtype=wp.int32),
-    owner: wp.array(dtype=wp.int32),
-    moved: wp.array(dtype=wp.int32),
-    offsets: wp.array(dtype=wp.vec3i),
-    half: wp.int32,
-    fill: wp.int32,
-    matrix: wp.array(dtype=wp.int32, ndim=2),
-    shifts: wp.array(dtype=wp.vec3i, ndim=2),
-    counts: wp.array(dtype=wp.int32),
-):
-    i = wp.tid()
-    m = found_counts[i]
-    # Shifts as seen from where the atoms are: r_j - o_j·C + s·C - (r_i - o_i·C) = r_j + (s - o_j + o_i)·C - r_i.
-    for k in range(m):
-        found_shifts[i, k] = found_shifts[i, k] - offsets[found[i, k]] + offsets[i]
-    # Shell sort, in place. Rows are 50 to 200 long.
-    gap = m / 2
-    while gap > 0:
-        for k in range(gap, m):
-            j = found[i, k]
-            s = found_shifts[i, k]
-            p = int(k)
-            while p >= gap and is_less(j, s, found[i, p - gap], found_shifts[i, p - gap]):
-                found[i, p] = found[i, p - gap]
-                found_shifts[i, p] = found_shifts[i, p - gap]
-                p -= gap
-            found[i, p] = j
-            found_shifts[i, p] = s
-        gap = gap / 2
-    width = matrix.shape[1]
-    row = i + moved[owner[i]]
-    n = int(0)
-    for k in range(m):
-        j = found[i, k]
-        s = found_shifts[i, k]
-        keep = half == 0 or j > i or (j == i and is_less(0, wp.vec3i(0, 0, 0), 0, s))
-        if keep:
-            if n < width:
-                matrix[row, n] = j + moved[owner[i]]
-                if shifts.shape[1] > 0:
-                    shifts[row, n] = s
-            n += 1
-    counts[row] = n
-    for k in range(n, width):
-        matrix[row, k] = fill
-    if shifts.shape[1] > 0:
-        for k in range(n, width):
-            shifts[row, k] = wp.vec3i(0, 0, 0)
+    return search

@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # ruff: noqa: UP018
-# The kernel below is written in Warp's language, whose types are values here; a Python type checker has nothing to say about it.
+# The function below is written in Warp's language, whose types are values here; a Python type checker has nothing to say about it.
 # In it, int(0) and bool(True) declare variables; bare literals would be constants.
 """One FIRE step of all systems in one launch: one thread per system, serial over its atoms.
 
@@ -17,7 +17,7 @@ import warp as wp
 from campaign.data.warp_interop import Precision
 from campaign.dynamics.optimizers.strain import strain_functions
 
-__all__ = ["ALPHA", "COLUMNS", "DT", "DT_MAX", "DT_MIN", "LAST_ENERGY", "STRAIN_VELOCITY", "fire_kernel"]
+__all__ = ["ALPHA", "COLUMNS", "DT", "DT_MAX", "DT_MIN", "LAST_ENERGY", "STRAIN_VELOCITY", "fire_rule"]
 
 DT, ALPHA, DT_MAX, DT_MIN, LAST_ENERGY, STRAIN_VELOCITY = range(6)
 """Columns of the per-system state; the strain velocity takes nine."""
@@ -26,21 +26,23 @@ COLUMNS = STRAIN_VELOCITY + 9
 
 
 @cache
-def fire_kernel(precision: Precision) -> wp.Kernel:
-    """Return the kernel for one precision; `FIRE` documents its parameters."""
+def fire_rule(precision: Precision) -> wp.Function:
+    """Return the rule for one precision; `FIRE` documents its parameters."""
     cellular = strain_functions(precision)
     projector = cellular.projector
     strain_force = cellular.force
     move = cellular.move
     free = cellular.free
+    load = cellular.load
+    store = cellular.store
     real, vec3, mat33 = precision.real, precision.vec3, precision.mat33
     zero = real(0.0)
     one = real(1.0)
 
-    @wp.kernel(enable_backward=False, module="unique")
+    @wp.func
     def fire_step(
+        i: wp.int32,
         ptr: wp.array(dtype=wp.int32),
-        mask: wp.array(dtype=wp.bool),
         fixed: wp.array2d(dtype=wp.bool),
         any_fixed: wp.int32,
         energy: wp.array2d(dtype=real),
@@ -54,20 +56,13 @@ def fire_kernel(precision: Precision) -> wp.Kernel:
         cell_mode: wp.int32,
         cell_length: real,
         max_strain: real,
-        velocities: wp.array(dtype=vec3),
+        motion: wp.array(dtype=vec3),
         state: wp.array2d(dtype=real),
-        n_positive: wp.array(dtype=wp.int32),
-        maxstep: real,
-        n_min: wp.int32,
-        f_inc: real,
-        f_dec: real,
-        alpha_start: real,
-        f_alpha: real,
-        downhill_check: wp.int32,
+        counts: wp.array2d(dtype=wp.int32),
+        atom_state: wp.array2d(dtype=vec3),
+        numbers: wp.array(dtype=real),
     ):
-        i = wp.tid()
-        if not mask[i]:
-            return
+        maxstep = numbers[0]
         begin = ptr[i]
         end = ptr[i + 1]
         if end == begin:
@@ -84,29 +79,27 @@ def fire_kernel(precision: Precision) -> wp.Kernel:
 
         dt = state[i, 0]
         alpha = state[i, 1]
-        count = n_positive[i]
+        count = counts[i, 0]
         keep = zero
         push = zero
         uphill = bool(False)
         if count < 0:
-            # First step of this system: velocities are zero and there is nothing to judge yet.
-            n_positive[i] = 0
+            # First step of this system: motion are zero and there is nothing to judge yet.
+            counts[i, 0] = 0
             state[i, 4] = energy[i, 0]
         else:
             if cell_mode != 0:
-                for r in range(3):
-                    for c in range(3):
-                        v_strain[r, c] = state[i, 5 + 3 * r + c]
+                v_strain = load(state, i, 5)
             power = wp.ddot(v_strain, f_strain)
             f_square = wp.ddot(f_strain, f_strain)
             v_square = wp.ddot(v_strain, v_strain)
             for j in range(begin, end):
                 f = free(forces[j], fixed, any_fixed, j)
-                v = velocities[j]
+                v = motion[j]
                 power += wp.dot(f, v)
                 f_square += wp.dot(f, f)
                 v_square += wp.dot(v, v)
-            if downhill_check != 0:
+            if numbers[6] != zero:
                 if energy[i, 0] > state[i, 4]:
                     uphill = True
                 else:
@@ -114,18 +107,18 @@ def fire_kernel(precision: Precision) -> wp.Kernel:
             if power > zero and not uphill:
                 keep = one - alpha
                 push = alpha / wp.sqrt(f_square) * wp.sqrt(v_square)
-                if count > n_min:
-                    dt = wp.min(dt * f_inc, state[i, 2])
-                    alpha *= f_alpha
-                n_positive[i] = count + 1
+                if real(count) > numbers[1]:
+                    dt = wp.min(dt * numbers[2], state[i, 2])
+                    alpha *= numbers[5]
+                counts[i, 0] = count + 1
             else:
-                alpha = alpha_start
-                dt = wp.max(dt * f_dec, state[i, 3])
-                n_positive[i] = 0
+                alpha = numbers[4]
+                dt = wp.max(dt * numbers[3], state[i, 3])
+                counts[i, 0] = 0
         state[i, 0] = dt
         state[i, 1] = alpha
 
-        # New velocities and the length of the step they would make.
+        # New motion and the length of the step they would make.
         gain = push + dt
         v_strain = v_strain * keep + f_strain * gain
         square = wp.ddot(v_strain, v_strain)
@@ -133,8 +126,8 @@ def fire_kernel(precision: Precision) -> wp.Kernel:
             f = free(forces[j], fixed, any_fixed, j)
             v = f * gain
             if keep != zero:
-                v += velocities[j] * keep
-            velocities[j] = v
+                v += motion[j] * keep
+            motion[j] = v
             square += wp.dot(v, v)
         reach = dt * wp.sqrt(square)
         factor = dt
@@ -146,9 +139,7 @@ def fire_kernel(precision: Precision) -> wp.Kernel:
                 positions[j] = last_positions[j]
             cell[i] = last_cell[i]
         if cell_mode != 0:
-            for r in range(3):
-                for c in range(3):
-                    state[i, 5 + 3 * r + c] = v_strain[r, c]
-        move(i, begin, end, positions, velocities, cell, last_positions, last_cell, p, v_strain, factor, scale, max_strain, cell_mode)
+            store(state, i, 5, v_strain)
+        move(i, begin, end, positions, motion, cell, last_positions, last_cell, p, v_strain, factor, scale, max_strain, cell_mode)
 
     return fire_step

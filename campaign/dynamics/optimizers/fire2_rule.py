@@ -1,6 +1,6 @@
 # mypy: ignore-errors
-# The kernel below is written in Warp's language, whose types are values here; a Python type checker has nothing to say about it.
-"""One FIRE 2.0 step of all systems in one launch: one thread per system, serial over its atoms, for the reason given in `fire_kernel.py`.
+# The function below is written in Warp's language, whose types are values here; a Python type checker has nothing to say about it.
+"""One FIRE 2.0 step of all systems in one launch: one thread per system, serial over its atoms, for the reason given in `fire_rule.py`.
 
 Guénolé et al., Comput. Mater. Sci. 175, 109584 (2020), in the form of `ase.optimize.FIRE2`. When a step has gone uphill, FIRE 2.0 goes back
 half of it and needs the forces there before it goes on. ASE evaluates twice within that step; here the system goes back and waits for
@@ -14,7 +14,7 @@ import warp as wp
 from campaign.data.warp_interop import Precision
 from campaign.dynamics.optimizers.strain import strain_functions
 
-__all__ = ["ALPHA", "COLUMNS", "DT", "STRAIN_VELOCITY", "fire2_kernel"]
+__all__ = ["ALPHA", "COLUMNS", "DT", "STRAIN_VELOCITY", "fire2_rule"]
 
 DT, ALPHA, STRAIN_VELOCITY = range(3)
 """Columns of the per-system state; the strain velocity takes nine."""
@@ -23,8 +23,8 @@ COLUMNS = STRAIN_VELOCITY + 9
 
 
 @cache
-def fire2_kernel(precision: Precision) -> wp.Kernel:
-    """Return the kernel for one precision; `FIRE2` documents its parameters.
+def fire2_rule(precision: Precision) -> wp.Function:
+    """Return the rule for one precision; `FIRE2` documents its parameters.
 
     `counts` has two columns: steps downhill since the last uphill one, and 1 where the next step goes on from rest.
     """
@@ -33,14 +33,16 @@ def fire2_kernel(precision: Precision) -> wp.Kernel:
     strain_force = cellular.force
     move = cellular.move
     free = cellular.free
+    load = cellular.load
+    store = cellular.store
     real, vec3, mat33 = precision.real, precision.vec3, precision.mat33
     zero = real(0.0)
     one = real(1.0)
 
-    @wp.kernel(enable_backward=False, module="unique")
+    @wp.func
     def fire2_step(
+        i: wp.int32,
         ptr: wp.array(dtype=wp.int32),
-        mask: wp.array(dtype=wp.bool),
         fixed: wp.array2d(dtype=wp.bool),
         any_fixed: wp.int32,
         energy: wp.array2d(dtype=real),
@@ -54,21 +56,13 @@ def fire2_kernel(precision: Precision) -> wp.Kernel:
         cell_mode: wp.int32,
         cell_length: real,
         max_strain: real,
-        velocities: wp.array(dtype=vec3),
+        motion: wp.array(dtype=vec3),
         state: wp.array2d(dtype=real),
         counts: wp.array2d(dtype=wp.int32),
-        maxstep: real,
-        delaystep: wp.int32,
-        dtgrow: real,
-        dtshrink: real,
-        alphashrink: real,
-        alpha0: real,
-        tmax: real,
-        tmin: real,
+        atom_state: wp.array2d(dtype=vec3),
+        numbers: wp.array(dtype=real),
     ):
-        i = wp.tid()
-        if not mask[i]:
-            return
+        maxstep = numbers[0]
         begin = ptr[i]
         end = ptr[i + 1]
         if end == begin:
@@ -87,31 +81,29 @@ def fire2_kernel(precision: Precision) -> wp.Kernel:
         power = zero
         f_square = wp.ddot(f_strain, f_strain)
         if not at_rest and cell_mode != 0:
-            for r in range(3):
-                for c in range(3):
-                    v_strain[r, c] = state[i, 2 + 3 * r + c]
+            v_strain = load(state, i, 2)
             power = wp.ddot(v_strain, f_strain)
         for j in range(begin, end):
             f = free(forces[j], fixed, any_fixed, j)
             f_square += wp.dot(f, f)
             if not at_rest:
-                power += wp.dot(f, velocities[j])
+                power += wp.dot(f, motion[j])
 
         if at_rest:
             counts[i, 1] = 0
         elif power > zero:
             counts[i, 0] = counts[i, 0] + 1
-            if counts[i, 0] > delaystep:
-                dt = wp.min(dt * dtgrow, tmax)
-                alpha *= alphashrink
+            if real(counts[i, 0]) > numbers[1]:
+                dt = wp.min(dt * numbers[2], numbers[6])
+                alpha *= numbers[4]
         else:
             counts[i, 0] = 0
             counts[i, 1] = 1
-            dt = wp.max(dt * dtshrink, tmin)
+            dt = wp.max(dt * numbers[3], numbers[7])
             state[i, 0] = dt
-            state[i, 1] = alpha0
+            state[i, 1] = numbers[5]
             back = real(-0.5) * dt
-            move(i, begin, end, positions, velocities, cell, last_positions, last_cell, p, v_strain, back, scale, max_strain, cell_mode)
+            move(i, begin, end, positions, motion, cell, last_positions, last_cell, p, v_strain, back, scale, max_strain, cell_mode)
             return
         state[i, 0] = dt
         state[i, 1] = alpha
@@ -122,8 +114,8 @@ def fire2_kernel(precision: Precision) -> wp.Kernel:
         for j in range(begin, end):
             v = free(forces[j], fixed, any_fixed, j) * dt
             if not at_rest:
-                v += velocities[j]
-            velocities[j] = v
+                v += motion[j]
+            motion[j] = v
             v_square += wp.dot(v, v)
         push = zero
         if f_square > zero:
@@ -132,17 +124,15 @@ def fire2_kernel(precision: Precision) -> wp.Kernel:
         v_strain = v_strain * keep + f_strain * push
         square = wp.ddot(v_strain, v_strain)
         for j in range(begin, end):
-            v = velocities[j] * keep + free(forces[j], fixed, any_fixed, j) * push
-            velocities[j] = v
+            v = motion[j] * keep + free(forces[j], fixed, any_fixed, j) * push
+            motion[j] = v
             square += wp.dot(v, v)
         reach = dt * wp.sqrt(square)
         factor = dt
         if reach > maxstep:
             factor = dt * (maxstep / reach)
         if cell_mode != 0:
-            for r in range(3):
-                for c in range(3):
-                    state[i, 2 + 3 * r + c] = v_strain[r, c]
-        move(i, begin, end, positions, velocities, cell, last_positions, last_cell, p, v_strain, factor, scale, max_strain, cell_mode)
+            store(state, i, 2, v_strain)
+        move(i, begin, end, positions, motion, cell, last_positions, last_cell, p, v_strain, factor, scale, max_strain, cell_mode)
 
     return fire2_step

@@ -1,0 +1,313 @@
+# mypy: ignore-errors
+# ruff: noqa: UP018, RUF046
+# The kernel below is written in Warp's language, whose types are values here; a Python type checker has nothing to say about it.
+"""Many steps of all systems in one launch, one thread per system: moving, neighbour list, energy and forces, judging.
+
+What is done to a system is what `Optimizer`, `VerletList`, `KernelModel` and `Exits` do to it step by step, by the same functions in the
+same order, so it ends with the same bits. A system stops early when it has ended, or when only the host can make its list: that is too
+large for the search done here, or wider than the rows. It is then `pending`, which means moved and not yet evaluated, as a new system is.
+"""
+
+from functools import cache
+
+import torch
+import warp as wp
+
+from campaign.data.warp_interop import PRECISIONS
+from campaign.dynamics.exit_kernels import exit_function
+from campaign.dynamics.optimizers.step_kernel import Rule
+from campaign.models.loops import Loops, system_function
+from campaign.neighbors.search import LARGE_SYSTEM
+from campaign.neighbors.search_kernel import measure_cell, search_function
+from campaign.neighbors.skin_kernel import outgrown_function
+
+__all__ = ["burst_kernel"]
+
+
+@cache
+def burst_kernel(rule: Rule, loops: Loops) -> wp.Kernel:
+    """Return the kernel for one optimizer and one potential, in float64, in which neighbour searches are."""
+    precision = PRECISIONS[torch.float64]
+    real, vec3, mat33 = precision.real, precision.vec3, precision.mat33
+    follow = rule(precision)
+    evaluate = system_function(precision, loops)
+    judge = exit_function(precision)
+    is_outgrown = outgrown_function(precision)
+    search_rows = search_function(precision)
+    large = wp.constant(LARGE_SYSTEM)
+
+    @wp.func
+    def renew_list(
+        i: wp.int32,
+        begin: wp.int32,
+        end: wp.int32,
+        positions: wp.array(dtype=vec3),
+        cell: wp.array(dtype=mat33),
+        pbc: wp.array2d(dtype=wp.bool),
+        neighbor_matrix: wp.array2d(dtype=wp.int32),
+        num_neighbors: wp.array(dtype=wp.int32),
+        shifts: wp.array2d(dtype=wp.vec3i),
+        old_positions: wp.array(dtype=vec3),
+        old_cell: wp.array(dtype=mat33),
+        old_duals: wp.array(dtype=mat33),
+        old_pbc: wp.array2d(dtype=wp.bool),
+        duals: wp.array(dtype=mat33),
+        reach: wp.array(dtype=vec3),
+        cell_state: wp.array(dtype=wp.int32),
+        radius: real,
+    ) -> bool:
+        """Make the rows of system i anew; return whether that could be done here."""
+        if end - begin >= large:
+            return False
+        measure_cell(i, cell, pbc, radius, duals, reach, cell_state)
+        if cell_state[i] != 0:
+            return False
+        fill = positions.shape[0]
+        longest = search_rows(
+            i,
+            begin,
+            end,
+            begin,
+            end,
+            positions,
+            cell,
+            duals,
+            reach,
+            cell_state,
+            radius,
+            1,
+            1,
+            fill,
+            neighbor_matrix,
+            shifts,
+            num_neighbors,
+        )
+        if longest > neighbor_matrix.shape[1]:
+            return False
+        for j in range(begin, end):
+            old_positions[j] = positions[j]
+        old_cell[i] = cell[i]
+        old_duals[i] = duals[i]
+        for k in range(3):
+            old_pbc[i, k] = pbc[i, k]
+        return True
+
+    @wp.kernel(enable_backward=False, module="unique")
+    def burst(
+        most_steps: wp.int32,
+        pending: wp.array(dtype=wp.bool),
+        ptr: wp.array(dtype=wp.int32),
+        fixed: wp.array2d(dtype=wp.bool),
+        any_fixed: wp.int32,
+        energy: wp.array2d(dtype=real),
+        forces: wp.array(dtype=vec3),
+        stress: wp.array(dtype=mat33),
+        pbc: wp.array2d(dtype=wp.bool),
+        positions: wp.array(dtype=vec3),
+        cell: wp.array(dtype=mat33),
+        last_positions: wp.array(dtype=vec3),
+        last_cell: wp.array(dtype=mat33),
+        cell_mode: wp.int32,
+        cell_length: real,
+        max_strain: real,
+        motion: wp.array(dtype=vec3),
+        state: wp.array2d(dtype=real),
+        counts: wp.array2d(dtype=wp.int32),
+        atom_state: wp.array2d(dtype=vec3),
+        numbers: wp.array(dtype=real),
+        atomic_numbers: wp.array(dtype=wp.int64),
+        table: wp.array(dtype=real),
+        scratch: wp.array(dtype=real),
+        neighbor_matrix: wp.array2d(dtype=wp.int32),
+        num_neighbors: wp.array(dtype=wp.int32),
+        shifts: wp.array2d(dtype=wp.vec3i),
+        old_positions: wp.array(dtype=vec3),
+        old_cell: wp.array(dtype=mat33),
+        old_duals: wp.array(dtype=mat33),
+        old_pbc: wp.array2d(dtype=wp.bool),
+        duals: wp.array(dtype=mat33),
+        reach: wp.array(dtype=vec3),
+        cell_state: wp.array(dtype=wp.int32),
+        cutoff: real,
+        skin: real,
+        radius: real,
+        n_steps: wp.array2d(dtype=wp.int64),
+        status: wp.array2d(dtype=wp.int64),
+        outcome: wp.array2d(dtype=wp.int64),
+        cause: wp.array2d(dtype=wp.int64),
+        fmax: wp.array2d(dtype=real),
+        smax: wp.array2d(dtype=real),
+        initial_energy: wp.array2d(dtype=real),
+        initial_volume: wp.array2d(dtype=real),
+        volume_ratio: wp.array2d(dtype=real),
+        newly: wp.array(dtype=wp.bool),
+        tally: wp.array(dtype=wp.int32),
+        exit_status: wp.int32,
+        max_steps: wp.int32,
+        fmax_threshold: real,
+        smax_threshold: real,
+        energy_bound: real,
+        force_bound: real,
+        volume_bound: real,
+    ):
+        i = wp.tid()
+        begin = ptr[i]
+        end = ptr[i + 1]
+        steps = int(0)
+        goes_on = bool(True)
+        with_stress = int(0)
+        if cell_mode != 0:
+            with_stress = 1
+        if outcome[i, 0] >= wp.int64(0):
+            goes_on = False
+            judge(
+                i,
+                ptr,
+                fixed,
+                any_fixed,
+                energy,
+                forces,
+                stress,
+                cell,
+                pbc,
+                n_steps,
+                status,
+                outcome,
+                cause,
+                fmax,
+                smax,
+                initial_energy,
+                initial_volume,
+                volume_ratio,
+                newly,
+                tally,
+                1,
+                cell_mode,
+                exit_status,
+                max_steps,
+                fmax_threshold,
+                smax_threshold,
+                energy_bound,
+                force_bound,
+                volume_bound,
+            )
+        while goes_on and steps < most_steps:
+            if not pending[i]:
+                follow(
+                    i,
+                    ptr,
+                    fixed,
+                    any_fixed,
+                    energy,
+                    forces,
+                    stress,
+                    pbc,
+                    positions,
+                    cell,
+                    last_positions,
+                    last_cell,
+                    cell_mode,
+                    cell_length,
+                    max_strain,
+                    motion,
+                    state,
+                    counts,
+                    atom_state,
+                    numbers,
+                )
+                n_steps[i, 0] = n_steps[i, 0] + wp.int64(1)
+                pending[i] = True
+            if is_outgrown(i, positions, old_positions, ptr, cell, pbc, old_cell, old_duals, old_pbc, cutoff, skin):
+                goes_on = renew_list(
+                    i,
+                    begin,
+                    end,
+                    positions,
+                    cell,
+                    pbc,
+                    neighbor_matrix,
+                    num_neighbors,
+                    shifts,
+                    old_positions,
+                    old_cell,
+                    old_duals,
+                    old_pbc,
+                    duals,
+                    reach,
+                    cell_state,
+                    radius,
+                )
+            if goes_on:
+                evaluate(
+                    i,
+                    with_stress,
+                    ptr,
+                    atomic_numbers,
+                    positions,
+                    cell,
+                    pbc,
+                    neighbor_matrix,
+                    num_neighbors,
+                    shifts,
+                    table,
+                    scratch,
+                    energy,
+                    forces,
+                    stress,
+                )
+                pending[i] = False
+                steps += 1
+                judge(
+                    i,
+                    ptr,
+                    fixed,
+                    any_fixed,
+                    energy,
+                    forces,
+                    stress,
+                    cell,
+                    pbc,
+                    n_steps,
+                    status,
+                    outcome,
+                    cause,
+                    fmax,
+                    smax,
+                    initial_energy,
+                    initial_volume,
+                    volume_ratio,
+                    newly,
+                    tally,
+                    1,
+                    cell_mode,
+                    exit_status,
+                    max_steps,
+                    fmax_threshold,
+                    smax_threshold,
+                    energy_bound,
+                    force_bound,
+                    volume_bound,
+                )
+                if outcome[i, 0] >= wp.int64(0):
+                    goes_on = False
+                    if with_stress == 0:
+                        # Nothing followed the stress, but whoever reads the result wants it.
+                        evaluate(
+                            i,
+                            1,
+                            ptr,
+                            atomic_numbers,
+                            positions,
+                            cell,
+                            pbc,
+                            neighbor_matrix,
+                            num_neighbors,
+                            shifts,
+                            table,
+                            scratch,
+                            energy,
+                            forces,
+                            stress,
+                        )
+
+    return burst
