@@ -76,9 +76,7 @@ def test_tables_are_the_functions(number: int) -> None:
         found = (knots[:, function, None, :] * fractions[None, :, None] ** np.arange(6)).sum(axis=-1)
         found_slope = (knots[:, function, None, 1:] * np.arange(1, 6) * fractions[None, :, None] ** np.arange(5)).sum(axis=-1) / SPACING_ANG
         error = np.abs(found - exact)[r > 2.0].max(), np.abs(found_slope - exact * (A_CUT * (w - 1) - decay))[r > 2.0].max()
-        print(
         print(f"element {number}, function {function}: {error[0]:.2g} and {error[1]:.2g} 1/Å beyond 2 Å")
-        )
         assert error[0] < 1e-13
         assert error[1] < 1e-10
 
