@@ -9,26 +9,32 @@ from __future__ import annotations
 from typing import Final
 
 from campaign.models.emt_parameters import A_CUT, BETA, COLUMNS, ELEMENTS, RC, RC_LIST
-from campaign.models.emt_tables import FIRST_KNOT_ANG, N_KNOTS, ROW_OF_KNOT, SPACING_ANG
-from campaign.models.loops import PULL, PULL_BACK, VECTOR, VIRIAL, Loops, over_row, over_system
+from campaign.models.emt_tables import FACTORS, FIRST_KNOT_ANG2, N_KNOTS, ROW_OF_KNOT, SPACING_ANG2
+from campaign.models.loops import ADD_FORCE, NO_FORCE, PULL, PULL_BACK, VECTOR, VIRIAL, Loops, over_row, over_system
 
 __all__ = ["EMT_LOOPS"]
+
+_N_ELEMENTS: Final = 1 + len(ELEMENTS)
 
 _KEPT: Final = 3
 """Numbers kept per pair, all over r: dσ₁/dr here, dσ₁/dr there, du/dr of the pair energy."""
 
+_KEPT_BY_SYSTEM: Final = _KEPT + 4
+"""And, where only pairs within the cutoff are kept: the vector, and the neighbour."""
+
 # e: place of an element in the table. Below the first knot, and for a distance that is no number, the functions themselves.
 _DECLARE: Final = f"""
 const real* parameters = T + 119;
-const real* knots = parameters + {(1 + len(ELEMENTS)) * len(COLUMNS)};
-real* kept = S + 2 * n_atoms;
+const real* factors = parameters + {_N_ELEMENTS * len(COLUMNS)};
+const real* knots = factors + {_N_ELEMENTS * _N_ELEMENTS * FACTORS};
+real* kept = S + 3 * n_atoms;
 auto element = [&](int atom) {{
     const long long z = atomic_numbers.data[atom];
     return z > 0 && z < 119 ? (int)T[z] : 0;
 }};
 auto parameter = [&](int e, int column) {{ return parameters[e * {len(COLUMNS)} + column]; }};
-auto look_up = [&](int e, real r, real& s, real& ds, real& p, real& dp) {{
-    const real place = (r - real({FIRST_KNOT_ANG!r})) * real({1.0 / SPACING_ANG!r});
+auto look_up = [&](int e, real r2, real& s, real& ds, real& p, real& dp) {{
+    const real place = (r2 - real({FIRST_KNOT_ANG2!r})) * real({1.0 / SPACING_ANG2!r});
     if (place >= real(0)) {{
         int k = (int)place;
         if (k > {N_KNOTS - 1}) k = {N_KNOTS - 1};
@@ -38,54 +44,49 @@ auto look_up = [&](int e, real r, real& s, real& ds, real& p, real& dp) {{
         ds = c[1] + t * (real(2) * c[2] + t * (real(3) * c[3] + t * (real(4) * c[4] + t * real(5) * c[5])));
         p = c[6] + t * (c[7] + t * (c[8] + t * (c[9] + t * (c[10] + t * c[11]))));
         dp = c[7] + t * (real(2) * c[8] + t * (real(3) * c[9] + t * (real(4) * c[10] + t * real(5) * c[11])));
-        ds *= real({1.0 / SPACING_ANG!r});
-        dp *= real({1.0 / SPACING_ANG!r});
+        ds *= real({2.0 / SPACING_ANG2!r});
+        dp *= real({2.0 / SPACING_ANG2!r});
     }} else {{
-        const real w = real(1) / (real(1) + wp::exp(real({A_CUT!r}) * (r - real({RC!r}))));
+        const real r = wp::sqrt(r2), w = real(1) / (real(1) + wp::exp(real({A_CUT!r}) * (r - real({RC!r}))));
         const real at = real({BETA!r}) * parameter(e, {COLUMNS.index("s0")});
         const real eta2 = parameter(e, {COLUMNS.index("eta2")}), decay = parameter(e, {COLUMNS.index("kappa")}) / real({BETA!r});
         s = wp::exp(-eta2 * (r - at)) * w;
         p = wp::exp(-decay * (r - at)) * w;
-        ds = s * (real({A_CUT!r}) * (w - real(1)) - eta2);
-        dp = p * (real({A_CUT!r}) * (w - real(1)) - decay);
+        ds = s * (real({A_CUT!r}) * (w - real(1)) - eta2) / r;
+        dp = p * (real({A_CUT!r}) * (w - real(1)) - decay) / r;
     }}
 }};
 """
 
-_OF_ATOM: Final = f"""
+_START: Final = f"""
 const int own = element(i_atom);
-const real n0 = parameter(own, {COLUMNS.index("n0")}), factor = parameter(own, {COLUMNS.index("pair_factor")});
+const real* factors_of = factors + own * {_N_ELEMENTS * FACTORS};
+const real twice = real(2) * factors_of[own * {FACTORS} + 2];
+real density = real(0);
 """
 
-# here: from the neighbour to this atom; there: from this atom to the neighbour. χ is the neighbour's n₀ over this atom's.
+# From r2 and j: what either atom gives to the density of the other, what is kept, and u.
 _PAIR: Final = f"""
-{VECTOR}
-real* keep = kept + ((long long)i_atom * width + n) * {_KEPT};
-keep[0] = keep[1] = keep[2] = real(0);
-const real r2 = dx * dx + dy * dy + dz * dz;
-if (!(r2 >= real({RC_LIST**2!r}))) {{
-    const real r = wp::sqrt(r2), inverse = real(1) / r;
-    const int other = element(j);
-    real to_here, to_there, s_here, ds_here, p_here, dp_here;
-    look_up(other, r, s_here, ds_here, p_here, dp_here);
-    if (other == own) {{
-        keep[0] = keep[1] = ds_here * inverse;
-        keep[2] = real(2) * factor * dp_here * inverse;
-        total += real(2) * factor * p_here;
-        to_here = to_there = s_here;
-    }} else {{
-        real s_there, ds_there, p_there, dp_there;
-        look_up(own, r, s_there, ds_there, p_there, dp_there);
-        const real chi = parameter(other, {COLUMNS.index("n0")}) / n0, chi_there = n0 / parameter(other, {COLUMNS.index("n0")});
-        const real a = chi * factor, b = chi_there * parameter(other, {COLUMNS.index("pair_factor")});
-        keep[0] = chi * ds_here * inverse;
-        keep[1] = chi_there * ds_there * inverse;
-        keep[2] = (a * dp_here + b * dp_there) * inverse;
-        total += a * p_here + b * p_there;
-        to_here = chi * s_here;
-        to_there = chi_there * s_there;
-    }}
-    density += to_here;
+const int other = element(j);
+real to_here, to_there, keep_here, keep_there, keep_u, s_here, ds_here, p_here, dp_here;
+look_up(other, r2, s_here, ds_here, p_here, dp_here);
+if (other == own) {{
+    to_here = to_there = s_here;
+    keep_here = keep_there = ds_here;
+    keep_u = twice * dp_here;
+    total += twice * p_here;
+}} else {{
+    real s_there, ds_there, p_there, dp_there;
+    look_up(own, r2, s_there, ds_there, p_there, dp_there);
+    const real* of_both = factors_of + other * {FACTORS};
+    to_here = of_both[0] * s_here;
+    to_there = of_both[1] * s_there;
+    keep_here = of_both[0] * ds_here;
+    keep_there = of_both[1] * ds_there;
+    keep_u = of_both[2] * dp_here + of_both[3] * dp_there;
+    total += of_both[2] * p_here + of_both[3] * p_there;
+}}
+density += to_here;
 """
 
 # From the density S[a] of atom a to its energy, and to dE/dσ₁, which takes its place. With ds = −ln(σ₁/(12 γ₁)) / (β η₂):
@@ -109,18 +110,59 @@ auto embed = [&](int a) {{
 }};
 """
 
-_FORCE: Final = f"""
-const real* keep = kept + ((long long)i_atom * width + n) * {_KEPT};
-const int neighbor = neighbor_matrix.data[(long long)i_atom * width + n];
-const real du = S[i_atom] * keep[0] + S[neighbor] * keep[1] + keep[2];
-if (du != real(0)) {{
-    {VECTOR}
-    {PULL}
+_BEYOND: Final = f"r2 >= real({RC_LIST**2!r})"
+
+_SYSTEM_PAIRS: Final = f"""
+for (int k = 0; k < m; ++k) {{
+    const real r2 = r2_of[k];
+    const int j = j_of[k];
+    {_PAIR}
+    S[j] += to_there;
+    keep[0] = keep_here; keep[1] = keep_there; keep[2] = keep_u;
+    keep[3] = x_of[k]; keep[4] = y_of[k]; keep[5] = z_of[k]; keep[6] = real(j);
+    keep += {_KEPT_BY_SYSTEM};
+}}
 """
 
-_NO_FORCE: Final = "real fx = 0, fy = 0, fz = 0;"
-_ADD_FORCE: Final = "F[3 * i_atom] += fx; F[3 * i_atom + 1] += fy; F[3 * i_atom + 2] += fz;"
-_START: Final = _OF_ATOM + "real density = real(0);"
+_SYSTEM_KEPT: Final = f"kept + (long long)i_atom * width * {_KEPT_BY_SYSTEM}"
+
+_SYSTEM_FORCES: Final = f"""
+for (int i_atom = begin; i_atom < end; ++i_atom) {{
+    {NO_FORCE}
+    const real* keep = {_SYSTEM_KEPT};
+    const int n_kept = (int)S[2 * n_atoms + i_atom];
+    const real slope = S[i_atom];
+    for (int k = 0; k < n_kept; ++k) {{
+        const real dx = keep[3], dy = keep[4], dz = keep[5];
+        const int j = (int)keep[6];
+        const real du = slope * keep[0] + S[j] * keep[1] + keep[2];
+        {PULL} {PULL_BACK}
+        if (has_stress) {{ {VIRIAL} }}
+        keep += {_KEPT_BY_SYSTEM};
+    }}
+    {ADD_FORCE}
+}}
+"""
+
+_ROW_PAIR: Final = f"""
+{VECTOR}
+const real r2 = dx * dx + dy * dy + dz * dz;
+real* keep = kept + ((long long)i_atom * width + n) * {_KEPT};
+keep[0] = keep[1] = keep[2] = real(0);
+if (!({_BEYOND})) {{
+    {_PAIR}
+    keep[0] = keep_here; keep[1] = keep_there; keep[2] = keep_u;
+}}
+"""
+
+_ROW_FORCE: Final = f"""
+const real* keep = kept + ((long long)i_atom * width + n) * {_KEPT};
+const real du = S[i_atom] * keep[0] + S[neighbor_matrix.data[(long long)i_atom * width + n]] * keep[1] + keep[2];
+if (du != real(0)) {{
+    {VECTOR}
+    {PULL} {VIRIAL}
+}}
+"""
 
 EMT_LOOPS: Final = Loops(
     system="\n".join(
@@ -128,16 +170,22 @@ EMT_LOOPS: Final = Loops(
             _DECLARE,
             _EMBED,
             "for (int a = begin; a < end; ++a) S[a] = real(0);",
-            over_system(_START, _PAIR + "S[j] += to_there; }", "S[i_atom] += density;"),
+            over_system(
+                f"{_START} real* keep = {_SYSTEM_KEPT};",
+                _SYSTEM_PAIRS,
+                _BEYOND,
+                f"S[i_atom] += density; S[2 * n_atoms + i_atom] = real((keep - ({_SYSTEM_KEPT})) / {_KEPT_BY_SYSTEM});",
+            ),
             "for (int a = begin; a < end; ++a) total += embed(a);",
-            over_system(_NO_FORCE, f"{_FORCE} {PULL_BACK} if (has_stress) {{ {VIRIAL} }} }}", _ADD_FORCE),
+            _SYSTEM_FORCES,
         ]
     ),
     rows=(
         # Only half of `total` is this atom's; its own energy waits behind the densities for the second launch.
-        _DECLARE + _EMBED + over_row(_START, _PAIR + "}", "S[i] = density; S[n_atoms + i] = real(0.5) * total + embed(i);"),
-        _DECLARE + over_row(_NO_FORCE, f"{_FORCE} {VIRIAL} }}", _ADD_FORCE) + "total = real(2) * S[n_atoms + i];",
+        _DECLARE + _EMBED + over_row(_START, _ROW_PAIR, "S[i] = density; S[n_atoms + i] = real(0.5) * total + embed(i);"),
+        _DECLARE + over_row(NO_FORCE, _ROW_FORCE, ADD_FORCE) + "total = real(2) * S[n_atoms + i];",
     ),
-    scratch_per_atom=2,
-    scratch_per_pair=_KEPT,
+    scratch_per_atom=3,
+    system_scratch_per_pair=_KEPT_BY_SYSTEM,
+    rows_scratch_per_pair=_KEPT,
 )

@@ -118,7 +118,9 @@ class KernelModel(nn.Module, BaseModelMixin):
 
     def scratch_for(self, n_atoms: int, width: int, device: torch.device) -> Float[Tensor, " S"]:
         """Return scratch space for the loops over so many atoms and neighbour rows so wide."""
-        return self._scratch_of("loops", n_atoms * (self.loops.scratch_per_atom + width * self.loops.scratch_per_pair), (), device)
+        loops = self.loops
+        per_pair = loops.system_scratch_per_pair if self.asks_for_half_lists else loops.rows_scratch_per_pair
+        return self._scratch_of("loops", n_atoms * (loops.scratch_per_atom + width * per_pair), (), device)
 
     def _scratch_of(self, name: str, n: int, trailing: tuple[int, ...], device: torch.device) -> Tensor:
         kept = self._scratch.get(name)

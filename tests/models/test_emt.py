@@ -13,7 +13,7 @@ from ase.data import atomic_numbers
 
 from campaign.models.emt import EMTModel
 from campaign.models.emt_parameters import A_CUT, BETA, BOHR, COLUMNS, PAPER_TABLE, RC, RC_LIST, element_table
-from campaign.models.emt_tables import FIRST_KNOT_ANG, N_KNOTS, SPACING_ANG, emt_numbers
+from campaign.models.emt_tables import FACTORS, FIRST_KNOT_ANG2, N_KNOTS, SPACING_ANG2, emt_numbers
 from campaign.testing.model_contract import batch_for, evaluate
 
 NAMES_IN_ASE = dict(zip(COLUMNS, ("E0", "s0", "V0", "eta2", "kappa", "lambda", "n0", "inv12gamma1", "neghalfv0overgamma2"), strict=True))
@@ -66,23 +66,25 @@ def test_numbers_of_no_element_are_not_finite(number: int) -> None:
 def test_tables_are_the_functions(number: int) -> None:
     numbers = emt_numbers()
     elements = 1 + len(PAPER_TABLE)
-    knots = numbers[119 + elements * len(COLUMNS) :].reshape(elements, N_KNOTS, 2, 6)[int(numbers[number])]
+    knots = numbers[119 + elements * len(COLUMNS) + elements**2 * FACTORS :].reshape(elements, N_KNOTS, 2, 6)[int(numbers[number])]
     eta2, kappa, s0 = (element_table()[number, COLUMNS.index(name)] for name in ("eta2", "kappa", "s0"))
     fractions = np.linspace(0, 1, 21)
-    r = FIRST_KNOT_ANG + SPACING_ANG * (np.arange(N_KNOTS)[:, None] + fractions)
+    r = np.sqrt(FIRST_KNOT_ANG2 + SPACING_ANG2 * (np.arange(N_KNOTS)[:, None] + fractions))
     w = 1 / (1 + np.exp(A_CUT * (r - RC)))
     for function, decay in enumerate((eta2, kappa / BETA)):
         exact = np.exp(-decay * (r - BETA * s0)) * w
         found = (knots[:, function, None, :] * fractions[None, :, None] ** np.arange(6)).sum(axis=-1)
-        found_slope = (knots[:, function, None, 1:] * np.arange(1, 6) * fractions[None, :, None] ** np.arange(5)).sum(axis=-1) / SPACING_ANG
-        error = np.abs(found - exact)[r > 2.0].max(), np.abs(found_slope - exact * (A_CUT * (w - 1) - decay))[r > 2.0].max()
-        print(f"element {number}, function {function}: {error[0]:.2g} and {error[1]:.2g} 1/Å beyond 2 Å")
-        assert error[0] < 1e-13
-        assert error[1] < 1e-10
+        found_slope = (
+            (knots[:, function, None, 1:] * np.arange(1, 6) * fractions[None, :, None] ** np.arange(5)).sum(axis=-1) * 2 / SPACING_ANG2
+        )
+        error = np.abs(found - exact)[r > 2.0].max(), np.abs(found_slope - exact * (A_CUT * (w - 1) - decay) / r)[r > 2.0].max()
+        print(f"element {number}, function {function}: {error[0]:.2g} and {error[1]:.2g} 1/Å² beyond 2 Å")
+        assert error[0] < 1e-12
+        assert error[1] < 1e-9
 
 
 def test_atoms_in_collapse_are_still_those_of_ase() -> None:
-    for distance in (0.05, 0.6, FIRST_KNOT_ANG - 1e-9, FIRST_KNOT_ANG + 1e-9):
+    for distance in (0.05, 0.6, FIRST_KNOT_ANG2**0.5 - 1e-9, FIRST_KNOT_ANG2**0.5 + 1e-9):
         dimer = Atoms("CuAu", positions=[[0, 0, 0], [distance, 0, 0]])
         (own,) = evaluate(EMTModel(), [dimer])
         dimer.calc = EMT()
