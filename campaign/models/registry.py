@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -66,7 +67,8 @@ def create_model(name: str, dtype: torch.dtype, device: torch.device, options: M
     except CampaignError:
         raise
     except (TypeError, ValueError) as error:
-        raise SpecError(f"model {name!r} refuses its options {options!r}: {error}. Mend [model.options].") from error
+        reason = re.sub(r"^\w+\.__init__\(\) ", "", str(error)).replace("positional argument", "option")
+        raise SpecError(f"model {name!r} refuses its options {options!r}: {reason}. Mend [model.options].") from error
     return model
 
 
