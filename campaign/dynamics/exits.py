@@ -11,6 +11,7 @@ says which stands. It is the `convergence_hook` of a relaxation. `describe` is t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -23,7 +24,7 @@ from campaign.data import Batch
 from campaign.data.warp_interop import BoundLaunch, precision_of
 from campaign.dynamics.convergence import ConvergenceHook
 from campaign.dynamics.exit_kernels import N_TALLIES, Cause, Tally, exit_kernel
-from campaign.dynamics.optimizers.strain import CellMode
+from campaign.dynamics.optimizers.strain import ALL_FREE, CellMode, StrainMask, cell_code
 from campaign.dynamics.tally import LaggedTally
 from campaign.errors import ArgumentError
 from campaign.fields import ERROR_BYTES
@@ -42,7 +43,7 @@ class ExitSettings:
     """When a system has ended.
 
     Raises:
-        ArgumentError: a threshold or bound is not positive, or the step limit is negative.
+        ArgumentError: a threshold, a bound, the step limit, the mask or the pressure is out of range.
 
     >>> ExitSettings(fmax_ev_per_ang=0.02, smax_ev_per_ang3=0.002, max_steps=500).volume_ratio_bound
     20.0
@@ -56,6 +57,10 @@ class ExitSettings:
     """Optimizer steps."""
     cell_mode: CellMode = CellMode.FIXED
     """Which stress components count."""
+    strain_mask: StrainMask = ALL_FREE
+    """Which Cartesian components of the strain are free; the stress on the others does not count."""
+    pressure_ev_per_ang3: float = 0.0
+    """Converged is where the stress is minus this."""
     energy_bound_ev_per_atom: float = 1e7
     """Diverged beyond, either sign. Random starts of a pair potential come close to it and recover."""
     force_bound_ev_per_ang: float = 1e9
@@ -67,6 +72,9 @@ class ExitSettings:
         for name in ("fmax_ev_per_ang", "smax_ev_per_ang3", "energy_bound_ev_per_atom", "force_bound_ev_per_ang", "volume_ratio_bound"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"{name} is {getattr(self, name)}; it must be above 0. Correct it.")
+        cell_code(self.cell_mode, self.strain_mask)
+        if not math.isfinite(self.pressure_ev_per_ang3):
+            raise ArgumentError(f"pressure_ev_per_ang3 is {self.pressure_ev_per_ang3}; it must be finite. Correct it.")
         if self.max_steps < 0:
             raise ArgumentError(f"max_steps is {self.max_steps}; it must be 0 or more. Correct it.")
 
@@ -164,7 +172,7 @@ class Exits(ConvergenceHook):
             self._tally.post()
 
     def judge_arguments(self, batch: Batch, tally: Tensor) -> list[Tensor | int | float]:
-        """Return the arguments of the judging from `n_steps` on, without `decide` and the cell mode."""
+        """Return the arguments of the judging from `n_steps` on, without `decide`, cell mode and pressure."""
         settings, n = self.settings, batch.num_graphs
         if self._newly is None or len(self._newly) != n:
             self._newly = torch.zeros(n, dtype=torch.bool, device=batch.device)
@@ -193,7 +201,8 @@ class Exits(ConvergenceHook):
             self._bound = key, BoundLaunch(exit_kernel(precision_of(key[0])), batch.device)
         read = [batch[key] for key in _READ]
         after = len(_KEPT) + 2
-        how = [int(decide), int(self.settings.cell_mode)]
+        settings = self.settings
+        how = [int(decide), cell_code(settings.cell_mode, settings.strain_mask), settings.pressure_ev_per_ang3]
         self._bound[1].run(batch.num_graphs, [batch.batch_ptr, batch["fixed"], 1, *read, *arguments[:after], *how, *arguments[after:]])
 
 

@@ -31,6 +31,7 @@ from campaign.dynamics.exits import CAUSE, ENGINE_KEYS, Exits, ExitSettings, des
 from campaign.dynamics.isolation import IsolatingModel
 from campaign.dynamics.optimizers import FIRE, FIRE2, LBFGS, CellMode
 from campaign.dynamics.optimizers.optimizer import Optimizer
+from campaign.dynamics.optimizers.strain import ALL_FREE, StrainMask
 from campaign.dynamics.refill import RefillPolicy
 from campaign.dynamics.sampler import Sampler
 from campaign.dynamics.sinks import DataSink
@@ -40,6 +41,7 @@ from campaign.hooks import DynamicsStage, Hook
 from campaign.hooks.neighbor_list import NeighborListHook
 from campaign.models.base import BaseModelMixin
 from campaign.outcomes import RUNNING, Outcome
+from campaign.units import GPA_PER_EV_PER_ANG3
 
 __all__ = ["OPTIMIZERS", "RelaxSettings", "Relaxation", "RunStatistics"]
 
@@ -49,7 +51,7 @@ OPTIMIZERS: Final[dict[str, type[Optimizer]]] = {"fire": FIRE, "fire2": FIRE2, "
 
 @dataclass(frozen=True, slots=True)
 class RelaxSettings:
-    """How systems are relaxed; names and meaning of the first six are those of `[relax]` in a spec.
+    """How systems are relaxed; names and meaning of all but the last are those of `[relax]` in a spec.
 
     >>> RelaxSettings(fmax_ev_per_ang=0.02, max_steps=500).optimizer
     'fire'
@@ -61,6 +63,8 @@ class RelaxSettings:
     optimizer: Literal["fire", "fire2", "lbfgs"] = "fire"
     cell: Literal["fixed", "isotropic", "full", "fixed_volume"] = "fixed"
     maxstep_ang: float = 0.2
+    strain_mask: StrainMask = ALL_FREE
+    pressure_gpa: float = 0.0
     refill_every: int | None = None
     """Steps between two looks for systems that have ended; None adapts to what an exchange costs."""
 
@@ -71,7 +75,14 @@ class RelaxSettings:
             smax_ev_per_ang3=self.smax_ev_per_ang3,
             max_steps=self.max_steps,
             cell_mode=CellMode.parse(self.cell),
+            strain_mask=self.strain_mask,
+            pressure_ev_per_ang3=self.pressure_ev_per_ang3,
         )
+
+    @property
+    def pressure_ev_per_ang3(self) -> float:
+        """The pressure in the engine's unit."""
+        return self.pressure_gpa / GPA_PER_EV_PER_ANG3
 
 
 @dataclass(slots=True)
@@ -156,6 +167,8 @@ class Relaxation:
             self.model,
             maxstep=settings.maxstep_ang,
             cell_mode=settings.cell,
+            strain_mask=settings.strain_mask,
+            pressure_ev_per_ang3=settings.pressure_ev_per_ang3,
             hooks=hooks,
             convergence_hook=self.exits,
             exit_status=self.exits.exit_status,
