@@ -81,6 +81,7 @@ class RelaxSection(_Section):
     pressure_gpa: float = Field(
         0.0, allow_inf_nan=False, strict=False, description="pressure from outside on what the cell can follow; negative pulls"
     )
+    fix_symmetry: bool = Field(False, description="keep the space group that each structure has (needs spglib)")
     maxstep_ang: float = Field(0.2, gt=0, le=1.0, strict=False, description="longest displacement of a system in one step (its 3N-vector)")
 
     @field_validator("strain_mask", "pressure_gpa")
@@ -88,6 +89,13 @@ class RelaxSection(_Section):
     def _cell_follows(cls, value: Any, info: ValidationInfo) -> Any:
         if info.data.get("cell") == "fixed" and value not in ((True,) * 6, 0.0):
             raise ValueError('does nothing while relax.cell is "fixed"; choose "full", "isotropic" or "fixed_volume", or leave it out')
+        return value
+
+    @field_validator("fix_symmetry")
+    @classmethod
+    def _no_mask(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and not all(info.data.get("strain_mask", ())):
+            raise ValueError("and a strain_mask exclude each other: a cell may have to strain what is masked. Leave one out")
         return value
 
 

@@ -96,6 +96,10 @@ def test_unknown_key_names_the_nearest(tmp_path: Path, text: str, seen: str, nea
         ('[relax]\ncell = "full"\nstrain_mask = [true, true]\n', ("relax.strain_mask.2", "Field required")),
         ('[relax]\ncell = "full"\nstrain_mask = [1, 1, 1, 1, 1, 1]\n', ("relax.strain_mask.0", "valid boolean")),
         ('[relax]\ncell = "full"\npressure_gpa = inf\n', ("relax.pressure_gpa", "finite")),
+        (
+            '[relax]\ncell = "full"\nstrain_mask = [true, true, true, true, true, false]\nfix_symmetry = true\n',
+            ("relax.fix_symmetry", "exclude each other"),
+        ),
         ('[execution]\narray_tasks = "2"\n', ("execution.array_tasks", "integer", "'2'")),
         ("[relax\n", ("not valid TOML",)),
     ],
@@ -145,6 +149,8 @@ def test_mask_and_pressure_reach_the_engine(tmp_path: Path) -> None:
     text = SMALL + '[relax]\ncell = "full"\nstrain_mask = [true, true, false, false, false, true]\npressure_gpa = 2\n'
     spec = parse_spec(text, tmp_path)
     assert spec.relax.pressure_gpa == 2.0
+    keeping = parse_spec(SMALL + "[relax]\nfix_symmetry = true\n", tmp_path)
+    assert not relax_settings(spec).fix_symmetry and relax_settings(keeping).fix_symmetry
     spec.paths.root.mkdir(parents=True)
     freeze_spec(spec)
     settings = relax_settings(read_spec(spec.paths.spec))

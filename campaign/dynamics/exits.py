@@ -25,6 +25,7 @@ from campaign.data.warp_interop import BoundLaunch, precision_of
 from campaign.dynamics.convergence import ConvergenceHook
 from campaign.dynamics.exit_kernels import N_TALLIES, Cause, Tally, exit_kernel
 from campaign.dynamics.optimizers.strain import ALL_FREE, CellMode, StrainMask, cell_code
+from campaign.dynamics.symmetry import SYMMETRY_KEYS, followed_keys, symmetrise
 from campaign.dynamics.tally import LaggedTally
 from campaign.errors import ArgumentError
 from campaign.fields import ERROR_BYTES
@@ -34,8 +35,8 @@ __all__ = ["ENGINE_KEYS", "ExitSettings", "Exits", "describe", "prepare"]
 
 CAUSE: Final = "_cause"
 INITIAL_VOLUME: Final = "_initial_volume"
-ENGINE_KEYS: Final = frozenset({CAUSE, INITIAL_VOLUME, "status", "velocities"})
-"""Keys that the engine needs while a system runs and that say nothing about it once it has ended."""
+ENGINE_KEYS: Final = frozenset({CAUSE, INITIAL_VOLUME, "status", "velocities"}) | SYMMETRY_KEYS
+"""Keys, where they are there, that the engine needs while a system runs and that say nothing about it once it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,8 @@ def prepare(batch: Batch, first_id: int = 0) -> None:
 class Exits(ConvergenceHook):
     """Measures fmax, smax and volume ratio of every running system and gives those that end their outcome and `exit_status`.
 
-    The batch has the keys of `prepare`. `counts` says how much of it has ended; on a GPU it is a step or two behind.
+    The batch has the keys of `prepare`; where it has those of `keep_symmetry` too, it is the averaged forces and stress that are measured,
+    and that an optimizer follows in the next step. `counts` says how much of it has ended; on a GPU it is a step or two behind.
 
     Args:
         settings: when a system has ended.
@@ -199,14 +201,15 @@ class Exits(ConvergenceHook):
         key = batch["positions"].dtype, batch.device
         if self._bound is None or self._bound[0] != key:
             self._bound = key, BoundLaunch(exit_kernel(precision_of(key[0])), batch.device)
-        read = [batch[key] for key in _READ]
+        symmetrise(batch)
+        forces, stress = followed_keys(batch)
+        read = [batch[key] for key in ("energy", forces, stress, "cell", "pbc")]
         after = len(_KEPT) + 2
         settings = self.settings
         how = [int(decide), cell_code(settings.cell_mode, settings.strain_mask), settings.pressure_ev_per_ang3]
         self._bound[1].run(batch.num_graphs, [batch.batch_ptr, batch["fixed"], 1, *read, *arguments[:after], *how, *arguments[after:]])
 
 
-_READ: Final = ("energy", "forces", "stress", "cell", "pbc")
 _KEPT: Final = ("n_steps", "status", "outcome", CAUSE, "fmax", "smax", "initial_energy", INITIAL_VOLUME, "volume_ratio")
 
 

@@ -35,6 +35,7 @@ from campaign.dynamics.optimizers.strain import ALL_FREE, StrainMask
 from campaign.dynamics.refill import RefillPolicy
 from campaign.dynamics.sampler import Sampler
 from campaign.dynamics.sinks import DataSink
+from campaign.dynamics.symmetry import import_spglib, keep_symmetry
 from campaign.errors import ArgumentError, NeighborListError, SamplerError
 from campaign.fields import NEIGHBOR_KEYS, encode_error
 from campaign.hooks import DynamicsStage, Hook
@@ -65,6 +66,7 @@ class RelaxSettings:
     maxstep_ang: float = 0.2
     strain_mask: StrainMask = ALL_FREE
     pressure_gpa: float = 0.0
+    fix_symmetry: bool = False
     refill_every: int | None = None
     """Steps between two looks for systems that have ended; None adapts to what an exchange costs."""
 
@@ -136,6 +138,7 @@ class Relaxation:
 
     Raises:
         ArgumentError: no sink, a limit below 1, or a setting out of range.
+        MissingDependencyError: symmetry is to be kept and spglib is not installed.
     """
 
     def __init__(
@@ -155,6 +158,10 @@ class Relaxation:
             raise ArgumentError(f"max_systems is {max_systems} and max_atoms {max_atoms}; both are at least 1. Correct them.")
         if settings.optimizer not in OPTIMIZERS:
             raise ArgumentError(f"optimizer is {settings.optimizer!r}; known are {', '.join(OPTIMIZERS)}. Choose one.")
+        if settings.fix_symmetry:
+            import_spglib()
+            if not all(settings.strain_mask):
+                raise ArgumentError("fix_symmetry is set and strain_mask fixes components; a cell may have to strain them. Choose one.")
         brings_neighbors = any(isinstance(hook, NeighborListHook) for hook in hooks)
         self.model = IsolatingModel(model, () if brings_neighbors else None)
         self.settings = settings
@@ -179,7 +186,9 @@ class Relaxation:
         self.batch: Batch | None = None
         """Systems in flight."""
         self._policy = RefillPolicy(settings.refill_every)
-        self._burst = Burst.where_possible(self.dynamics, self.exits, self.model, self.device, settings.refill_every)
+        self._burst: Burst | None = None
+        if not settings.fix_symmetry:  # forces are averaged between two launches
+            self._burst = Burst.where_possible(self.dynamics, self.exits, self.model, self.device, settings.refill_every)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> RunStatistics:
         """Relax until the sampler is exhausted and every system has ended, or `should_stop` says so after a step.
@@ -290,12 +299,15 @@ class Relaxation:
             prepare(batch, self.statistics.n_admitted)
             self.statistics.n_admitted += batch.num_graphs
             good = _finite_systems(batch).cpu().numpy()
-            if good.all():
-                return batch
-            # Never in one batch with others: what is not finite has no place in a neighbour search.
-            self._refuse(batch.index_select(~good))
-            if good.any():
-                return batch.index_select(good)
+            if not good.all():
+                # Never in one batch with others: what is not finite has no place in a neighbour search.
+                self._refuse(batch.index_select(~good))
+                if not good.any():
+                    continue
+                batch = batch.index_select(good)
+            if self.settings.fix_symmetry:
+                keep_symmetry(batch)
+            return batch
 
     def _refuse(self, batch: Batch) -> None:
         """Let systems leave at once, whose positions or cells are not finite."""
@@ -355,7 +367,8 @@ class Relaxation:
             )
             leaving["error"][row] = torch.from_numpy(np.frombuffer(encode_error(text), dtype=np.uint8).copy())
         for key in ENGINE_KEYS:
-            del leaving[key]
+            if key in leaving:
+                del leaving[key]
         start = perf_counter()
         self.dynamics._write_to_sink(leaving)
         self.statistics.seconds["sink"] += perf_counter() - start

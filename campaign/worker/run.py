@@ -125,6 +125,7 @@ def relax_settings(spec: CampaignSpec) -> RelaxSettings:
         maxstep_ang=relax.maxstep_ang,
         strain_mask=relax.strain_mask,
         pressure_gpa=relax.pressure_gpa,
+        fix_symmetry=relax.fix_symmetry,
     )
 
 

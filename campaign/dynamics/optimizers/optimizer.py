@@ -22,6 +22,7 @@ from campaign.dynamics.loop import BaseDynamics
 from campaign.dynamics.optimizers.step_kernel import Rule, step_kernel
 from campaign.dynamics.optimizers.strain import ALL_FREE, CELL_LENGTH_ANG, MAX_STRAIN, CellMode, cell_code
 from campaign.dynamics.per_system import SystemValue, check_positive, ensure_velocities, state_batch
+from campaign.dynamics.symmetry import followed_keys
 from campaign.fields import Level
 from campaign.models.base import BaseModelMixin
 
@@ -129,13 +130,14 @@ class Optimizer(BaseDynamics):
         """Return the arguments of the rule after the first, which is the system: what it reads, what it moves, and what it keeps."""
         n, positions, state = batch.num_graphs, batch["positions"], self._state
         has_fixed = "fixed" in batch
+        forces, stress = followed_keys(batch)
         return [
             batch.batch_ptr,
             batch["fixed"] if has_fixed else self._constant("fixed", 1, positions, _no_flags),
             int(has_fixed),
             batch["energy"] if "energy" in batch else self._constant("energy", n, positions, _zeros(1)),
-            batch["forces"],
-            batch["stress"] if "stress" in batch else self._constant("stress", n, positions, _zeros(3, 3)),
+            batch[forces],
+            batch[stress] if stress in batch else self._constant("stress", n, positions, _zeros(3, 3)),
             batch["pbc"] if "pbc" in batch else self._constant("pbc", n, positions, _no_flags),
             positions,
             self._cell(batch),
