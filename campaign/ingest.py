@@ -240,6 +240,10 @@ def _known_elements(spec: CampaignSpec) -> frozenset[int] | None:
     # Brings torch, which nothing else of ingest needs.
     from campaign.models.registry import supported_elements
 
+    if spec.relax.fix_symmetry:
+        from campaign.dynamics.symmetry import import_spglib
+
+        import_spglib()  # refused now rather than by every rank
     return supported_elements(spec.model.name, spec.model.dtype, spec.model.options, spec.relax.cell)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +13,7 @@ from campaign.outcomes import Outcome
 from campaign.spec import CampaignSpec, RelaxSection
 from campaign.store.audit import Finding
 from campaign.store.reader import StoreReader
+from campaign.units import GPA_PER_EV_PER_ANG3
 
 TOLERANCES: Final[dict[str, tuple[float, float]]] = {"float64": (1e-7, 1e-6), "float32": (1e-4, 5e-3)}
 """By precision of the model: eV per atom between the energies, eV/Å between the forces, ours and ASE's."""
@@ -83,20 +85,33 @@ def _disagreements(values: dict[str, Any], calculator: Any, spec: CampaignSpec) 
 
 
 def largest_stress(stress: Float[ndarray, "3 3"], cell: Float[ndarray, "3 3"], pbc: Bool[ndarray, " 3"], relax: RelaxSection) -> float:
-    """Return the largest component of the stress that the cell could follow: along periodic directions, as the mode allows.
+    """Return the largest component of stress and pressure that the cell could follow: along periodic directions, as mode and mask allow.
 
     >>> from campaign.spec import RelaxSection
     >>> relax = RelaxSection(fmax_ev_per_ang=0.1, smax_ev_per_ang3=0.1, max_steps=1, cell="full")
     >>> largest_stress(np.diag([0.1, 0.2, 0.3]), np.eye(3), np.array([True, True, False]), relax)
     0.2
     """
-    periodic = cell[pbc]
-    basis = np.linalg.qr(periodic.T)[0]
+    basis = np.linalg.qr(cell[pbc].T)[0]
     projector = basis @ basis.T
-    followed = projector @ stress @ projector
-    mean = np.trace(followed) / len(periodic) * projector
+    allowed = _allowed_strains(projector, relax.strain_mask)
+    followed = allowed @ (stress + relax.pressure_gpa / GPA_PER_EV_PER_ANG3 * np.eye(3)).ravel()
+    swelling = allowed @ projector.ravel()
+    mean = swelling * (swelling @ followed) / max(swelling @ swelling, 1e-10)
     if relax.cell == "isotropic":
         followed = mean
     elif relax.cell == "fixed_volume":
         followed = followed - mean
     return float(np.abs(followed).max())
+
+
+def _allowed_strains(projector: Float[ndarray, "3 3"], mask: Sequence[bool]) -> Float[ndarray, "9 9"]:
+    """Return the projector on the symmetric matrices ε = PεP whose masked components are zero."""
+    units = np.zeros((6, 3, 3))
+    for unit, (row, column) in zip(units, ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)), strict=True):
+        unit[row, column] = unit[column, row] = 1.0 if row == column else 0.5**0.5
+    free = units[np.array(mask)]
+    outside = (projector @ free @ projector - free).reshape(-1, 9)
+    _, lengths, rows = np.linalg.svd(outside.T)
+    basis = rows[lengths < 1e-5] @ free.reshape(-1, 9)
+    return np.asarray(basis.T @ basis)

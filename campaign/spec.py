@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from campaign.errors import SpecError, UnknownKeyError
 from campaign.files import create_whole
@@ -75,7 +75,28 @@ class RelaxSection(_Section):
     cell: Literal["fixed", "isotropic", "full", "fixed_volume"] = Field(
         "fixed", description="how the cell relaxes, along periodic directions only"
     )
+    strain_mask: tuple[bool, bool, bool, bool, bool, bool] = Field(
+        (True,) * 6, strict=False, description="Cartesian components of the strain that are free: xx, yy, zz, yz, xz, xy"
+    )
+    pressure_gpa: float = Field(
+        0.0, allow_inf_nan=False, strict=False, description="pressure from outside on what the cell can follow; negative pulls"
+    )
+    fix_symmetry: bool = Field(False, description="keep the space group that each structure has (needs spglib)")
     maxstep_ang: float = Field(0.2, gt=0, le=1.0, strict=False, description="longest displacement of a system in one step (its 3N-vector)")
+
+    @field_validator("strain_mask", "pressure_gpa")
+    @classmethod
+    def _cell_follows(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.data.get("cell") == "fixed" and value not in ((True,) * 6, 0.0):
+            raise ValueError('does nothing while relax.cell is "fixed"; choose "full", "isotropic" or "fixed_volume", or leave it out')
+        return value
+
+    @field_validator("fix_symmetry")
+    @classmethod
+    def _no_mask(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and not all(info.data.get("strain_mask", ())):
+            raise ValueError("and a strain_mask exclude each other: a cell may have to strain what is masked. Leave one out")
+        return value
 
 
 PRESETS: Final[dict[str, dict[str, float | int]]] = {

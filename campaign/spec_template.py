@@ -32,6 +32,9 @@ optimizer = "fire"                    # fire | fire2 | lbfgs
 # smax_ev_per_ang3 = 0.002            # largest stress component, where the cell relaxes
 # max_steps = 500
 cell = "full"                         # fixed | isotropic | full | fixed_volume, along periodic directions only
+# strain_mask = [true, true, true, true, true, true]   # free components of the strain: xx, yy, zz, yz, xz, xy
+# pressure_gpa = 0.0                  # from outside, on what the cell can follow
+# fix_symmetry = false                # keep the space group of each structure; needs spglib
 
 [trajectory]
 every = 0                             # store a frame every so many steps; 0 stores none

@@ -10,6 +10,7 @@ from campaign.errors import SpecError, UnknownKeyError
 from campaign.paths import CampaignPaths
 from campaign.spec import PRESETS, freeze_spec, parse_spec, read_frozen_spec, read_spec
 from campaign.spec_template import TEMPLATE, create_template
+from campaign.worker.run import relax_settings
 
 SMALL = """
 [campaign]
@@ -72,6 +73,8 @@ def test_preset_fills_what_is_not_given(tmp_path: Path, preset: str) -> None:
         ("[relax]\nfmax = 0.1\n", "relax.fmax", "relax.fmax_ev_per_ang"),
         ("[relax]\nmaxsteps = 3\n", "relax.maxsteps", "relax.max_steps"),
         ('[execution.slurm]\npartiton = "a"\n', "execution.slurm.partiton", "execution.slurm.partition"),
+        ("[relax]\npressure = 1.0\n", "relax.pressure", "relax.pressure_gpa"),
+        ("[relax]\nstrain_masks = [true]\n", "relax.strain_masks", "relax.strain_mask"),
         ("[excution]\narray_tasks = 2\n", "excution", "execution"),
     ],
 )
@@ -88,6 +91,15 @@ def test_unknown_key_names_the_nearest(tmp_path: Path, text: str, seen: str, nea
     [
         ("[relax]\nmax_steps = -1\n", ("relax.max_steps", "greater than or equal to 0", "-1")),
         ('[relax]\ncell = "open"\n', ("relax.cell", "'fixed_volume'", "'open'")),
+        ("[relax]\npressure_gpa = 1.5\n", ("relax.pressure_gpa", 'relax.cell is "fixed"', "1.5")),
+        ("[relax]\nstrain_mask = [true, true, true, true, true, false]\n", ("relax.strain_mask", 'relax.cell is "fixed"')),
+        ('[relax]\ncell = "full"\nstrain_mask = [true, true]\n', ("relax.strain_mask.2", "Field required")),
+        ('[relax]\ncell = "full"\nstrain_mask = [1, 1, 1, 1, 1, 1]\n', ("relax.strain_mask.0", "valid boolean")),
+        ('[relax]\ncell = "full"\npressure_gpa = inf\n', ("relax.pressure_gpa", "finite")),
+        (
+            '[relax]\ncell = "full"\nstrain_mask = [true, true, true, true, true, false]\nfix_symmetry = true\n',
+            ("relax.fix_symmetry", "exclude each other"),
+        ),
         ('[execution]\narray_tasks = "2"\n', ("execution.array_tasks", "integer", "'2'")),
         ("[relax\n", ("not valid TOML",)),
     ],
@@ -131,3 +143,16 @@ def test_a_wrong_choice_is_told_once_with_the_nearest_right_one() -> None:
         parse_spec('[campaign]\nname = "a"\ndirectory = "b"\n[inputs]\npaths = ["c"]\n[model]\nname = "emtt"\n', Path("/"))
     assert str(caught.value).count("\n") == 0
     assert str(caught.value).endswith("(given: 'emtt'). Did you mean 'emt'?")
+
+
+def test_mask_and_pressure_reach_the_engine(tmp_path: Path) -> None:
+    text = SMALL + '[relax]\ncell = "full"\nstrain_mask = [true, true, false, false, false, true]\npressure_gpa = 2\n'
+    spec = parse_spec(text, tmp_path)
+    assert spec.relax.pressure_gpa == 2.0
+    keeping = parse_spec(SMALL + "[relax]\nfix_symmetry = true\n", tmp_path)
+    assert not relax_settings(spec).fix_symmetry and relax_settings(keeping).fix_symmetry
+    spec.paths.root.mkdir(parents=True)
+    freeze_spec(spec)
+    settings = relax_settings(read_spec(spec.paths.spec))
+    assert settings.exits().strain_mask == (True, True, False, False, False, True)
+    assert settings.exits().pressure_ev_per_ang3 == pytest.approx(2.0 / 160.21766208)

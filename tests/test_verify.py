@@ -21,6 +21,7 @@ from campaign.recompute import largest_stress
 from campaign.spec import RelaxSection
 from campaign.store import write_store
 from campaign.testing.synthetic import SyntheticSystems, synthetic_systems, write_synthetic_campaign
+from campaign.units import GPA_PER_EV_PER_ANG3
 from campaign.verify import VerifyReport, run_verify
 
 
@@ -252,6 +253,20 @@ def test_no_damage_no_reason_is_lost_in_the_error_field(paths: CampaignPaths) ->
 def test_largest_stress_of_a_slab_by_mode(cell: str, expected: float) -> None:
     """In the plane of a slab with σ = diag(0.4, 0.2): mean 0.3, and 0.1 beside it; what lies along the vacuum does not count."""
     relax = RelaxSection(fmax_ev_per_ang=0.1, smax_ev_per_ang3=0.1, max_steps=1, cell=cell)  # type: ignore[arg-type]
+    slab = fcc111("Cu", (1, 1, 2), vacuum=5.0, orthogonal=False)
+    stress = np.diag([0.4, 0.2, 7.0])
+    assert largest_stress(stress, slab.cell.array, np.array([True, True, False]), relax) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [((1, 1, 1, 1, 1, 1), 0.5), ((0, 1, 0, 0, 0, 0), 0.3), ((1, 0, 1, 1, 1, 1), 0.5), ((0, 0, 1, 1, 1, 0), 0.0), ((0,) * 6, 0.0)],
+)
+def test_largest_stress_with_mask_and_pressure(mask: tuple[int, ...], expected: float) -> None:
+    """As above, with 0.1 eV/Å³ from outside."""
+    free = tuple(bool(x) for x in mask)
+    how = {"fmax_ev_per_ang": 0.1, "smax_ev_per_ang3": 0.1, "max_steps": 1, "cell": "full"}
+    relax = RelaxSection(**how, strain_mask=free, pressure_gpa=0.1 * GPA_PER_EV_PER_ANG3)  # type: ignore[arg-type]
     slab = fcc111("Cu", (1, 1, 2), vacuum=5.0, orthogonal=False)
     stress = np.diag([0.4, 0.2, 7.0])
     assert largest_stress(stress, slab.cell.array, np.array([True, True, False]), relax) == pytest.approx(expected)

@@ -57,7 +57,7 @@ def exit_function(precision: Precision) -> wp.Function:
     real, vec3, mat33 = precision.real, precision.vec3, precision.mat33
     cellular = strain_functions(precision)
     projector = cellular.projector
-    narrow = cellular.narrow
+    gradient = cellular.gradient
     free = cellular.free
     zero = real(0.0)
 
@@ -85,6 +85,7 @@ def exit_function(precision: Precision) -> wp.Function:
         tally: wp.array(dtype=wp.int32),
         decide: wp.int32,
         cell_mode: wp.int32,
+        pressure: real,
         exit_status: wp.int32,
         max_steps: wp.int32,
         fmax_threshold: real,
@@ -124,7 +125,8 @@ def exit_function(precision: Precision) -> wp.Function:
         s_largest = zero
         s_finite = bool(True)
         if cell_mode != 0:
-            s = narrow(projector(cell[i], pbc[i, 0], pbc[i, 1], pbc[i, 2]), stress[i], cell_mode)
+            p = projector(cell[i], pbc[i, 0], pbc[i, 1], pbc[i, 2])
+            s = gradient(p, cell[i], stress[i], cell_mode, pressure)
             if not wp.isfinite(wp.ddot(s, s)):
                 s_finite = False
             for r in range(3):
@@ -203,6 +205,7 @@ def exit_kernel(precision: Precision) -> wp.Kernel:
         tally: wp.array(dtype=wp.int32),
         decide: wp.int32,
         cell_mode: wp.int32,
+        pressure: real,
         exit_status: wp.int32,
         max_steps: wp.int32,
         fmax_threshold: real,
@@ -234,6 +237,7 @@ def exit_kernel(precision: Precision) -> wp.Kernel:
             tally,
             decide,
             cell_mode,
+            pressure,
             exit_status,
             max_steps,
             fmax_threshold,

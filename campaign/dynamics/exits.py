@@ -11,6 +11,7 @@ says which stands. It is the `convergence_hook` of a relaxation. `describe` is t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -23,7 +24,8 @@ from campaign.data import Batch
 from campaign.data.warp_interop import BoundLaunch, precision_of
 from campaign.dynamics.convergence import ConvergenceHook
 from campaign.dynamics.exit_kernels import N_TALLIES, Cause, Tally, exit_kernel
-from campaign.dynamics.optimizers.strain import CellMode
+from campaign.dynamics.optimizers.strain import ALL_FREE, CellMode, StrainMask, cell_code
+from campaign.dynamics.symmetry import SYMMETRY_KEYS, followed_keys, symmetrise
 from campaign.dynamics.tally import LaggedTally
 from campaign.errors import ArgumentError
 from campaign.fields import ERROR_BYTES
@@ -33,8 +35,8 @@ __all__ = ["ENGINE_KEYS", "ExitSettings", "Exits", "describe", "prepare"]
 
 CAUSE: Final = "_cause"
 INITIAL_VOLUME: Final = "_initial_volume"
-ENGINE_KEYS: Final = frozenset({CAUSE, INITIAL_VOLUME, "status", "velocities"})
-"""Keys that the engine needs while a system runs and that say nothing about it once it has ended."""
+ENGINE_KEYS: Final = frozenset({CAUSE, INITIAL_VOLUME, "status", "velocities"}) | SYMMETRY_KEYS
+"""Keys, where they are there, that the engine needs while a system runs and that say nothing about it once it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class ExitSettings:
     """When a system has ended.
 
     Raises:
-        ArgumentError: a threshold or bound is not positive, or the step limit is negative.
+        ArgumentError: a threshold, a bound, the step limit, the mask or the pressure is out of range.
 
     >>> ExitSettings(fmax_ev_per_ang=0.02, smax_ev_per_ang3=0.002, max_steps=500).volume_ratio_bound
     20.0
@@ -56,6 +58,10 @@ class ExitSettings:
     """Optimizer steps."""
     cell_mode: CellMode = CellMode.FIXED
     """Which stress components count."""
+    strain_mask: StrainMask = ALL_FREE
+    """Which Cartesian components of the strain are free; the stress on the others does not count."""
+    pressure_ev_per_ang3: float = 0.0
+    """Converged is where the stress is minus this."""
     energy_bound_ev_per_atom: float = 1e7
     """Diverged beyond, either sign. Random starts of a pair potential come close to it and recover."""
     force_bound_ev_per_ang: float = 1e9
@@ -67,6 +73,9 @@ class ExitSettings:
         for name in ("fmax_ev_per_ang", "smax_ev_per_ang3", "energy_bound_ev_per_atom", "force_bound_ev_per_ang", "volume_ratio_bound"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"{name} is {getattr(self, name)}; it must be above 0. Correct it.")
+        cell_code(self.cell_mode, self.strain_mask)
+        if not math.isfinite(self.pressure_ev_per_ang3):
+            raise ArgumentError(f"pressure_ev_per_ang3 is {self.pressure_ev_per_ang3}; it must be finite. Correct it.")
         if self.max_steps < 0:
             raise ArgumentError(f"max_steps is {self.max_steps}; it must be 0 or more. Correct it.")
 
@@ -106,7 +115,8 @@ def prepare(batch: Batch, first_id: int = 0) -> None:
 class Exits(ConvergenceHook):
     """Measures fmax, smax and volume ratio of every running system and gives those that end their outcome and `exit_status`.
 
-    The batch has the keys of `prepare`. `counts` says how much of it has ended; on a GPU it is a step or two behind.
+    The batch has the keys of `prepare`; where it has those of `keep_symmetry` too, it is the averaged forces and stress that are measured,
+    and that an optimizer follows in the next step. `counts` says how much of it has ended; on a GPU it is a step or two behind.
 
     Args:
         settings: when a system has ended.
@@ -164,7 +174,7 @@ class Exits(ConvergenceHook):
             self._tally.post()
 
     def judge_arguments(self, batch: Batch, tally: Tensor) -> list[Tensor | int | float]:
-        """Return the arguments of the judging from `n_steps` on, without `decide` and the cell mode."""
+        """Return the arguments of the judging from `n_steps` on, without `decide`, cell mode and pressure."""
         settings, n = self.settings, batch.num_graphs
         if self._newly is None or len(self._newly) != n:
             self._newly = torch.zeros(n, dtype=torch.bool, device=batch.device)
@@ -191,13 +201,15 @@ class Exits(ConvergenceHook):
         key = batch["positions"].dtype, batch.device
         if self._bound is None or self._bound[0] != key:
             self._bound = key, BoundLaunch(exit_kernel(precision_of(key[0])), batch.device)
-        read = [batch[key] for key in _READ]
+        symmetrise(batch)
+        forces, stress = followed_keys(batch)
+        read = [batch[key] for key in ("energy", forces, stress, "cell", "pbc")]
         after = len(_KEPT) + 2
-        how = [int(decide), int(self.settings.cell_mode)]
+        settings = self.settings
+        how = [int(decide), cell_code(settings.cell_mode, settings.strain_mask), settings.pressure_ev_per_ang3]
         self._bound[1].run(batch.num_graphs, [batch.batch_ptr, batch["fixed"], 1, *read, *arguments[:after], *how, *arguments[after:]])
 
 
-_READ: Final = ("energy", "forces", "stress", "cell", "pbc")
 _KEPT: Final = ("n_steps", "status", "outcome", CAUSE, "fmax", "smax", "initial_energy", INITIAL_VOLUME, "volume_ratio")
 
 

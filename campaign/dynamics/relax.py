@@ -31,15 +31,18 @@ from campaign.dynamics.exits import CAUSE, ENGINE_KEYS, Exits, ExitSettings, des
 from campaign.dynamics.isolation import IsolatingModel
 from campaign.dynamics.optimizers import FIRE, FIRE2, LBFGS, CellMode
 from campaign.dynamics.optimizers.optimizer import Optimizer
+from campaign.dynamics.optimizers.strain import ALL_FREE, StrainMask
 from campaign.dynamics.refill import RefillPolicy
 from campaign.dynamics.sampler import Sampler
 from campaign.dynamics.sinks import DataSink
+from campaign.dynamics.symmetry import import_spglib, keep_symmetry
 from campaign.errors import ArgumentError, NeighborListError, SamplerError
 from campaign.fields import NEIGHBOR_KEYS, encode_error
 from campaign.hooks import DynamicsStage, Hook
 from campaign.hooks.neighbor_list import NeighborListHook
 from campaign.models.base import BaseModelMixin
 from campaign.outcomes import RUNNING, Outcome
+from campaign.units import GPA_PER_EV_PER_ANG3
 
 __all__ = ["OPTIMIZERS", "RelaxSettings", "Relaxation", "RunStatistics"]
 
@@ -49,7 +52,7 @@ OPTIMIZERS: Final[dict[str, type[Optimizer]]] = {"fire": FIRE, "fire2": FIRE2, "
 
 @dataclass(frozen=True, slots=True)
 class RelaxSettings:
-    """How systems are relaxed; names and meaning of the first six are those of `[relax]` in a spec.
+    """How systems are relaxed; names and meaning of all but the last are those of `[relax]` in a spec.
 
     >>> RelaxSettings(fmax_ev_per_ang=0.02, max_steps=500).optimizer
     'fire'
@@ -61,6 +64,9 @@ class RelaxSettings:
     optimizer: Literal["fire", "fire2", "lbfgs"] = "fire"
     cell: Literal["fixed", "isotropic", "full", "fixed_volume"] = "fixed"
     maxstep_ang: float = 0.2
+    strain_mask: StrainMask = ALL_FREE
+    pressure_gpa: float = 0.0
+    fix_symmetry: bool = False
     refill_every: int | None = None
     """Steps between two looks for systems that have ended; None adapts to what an exchange costs."""
 
@@ -71,7 +77,14 @@ class RelaxSettings:
             smax_ev_per_ang3=self.smax_ev_per_ang3,
             max_steps=self.max_steps,
             cell_mode=CellMode.parse(self.cell),
+            strain_mask=self.strain_mask,
+            pressure_ev_per_ang3=self.pressure_ev_per_ang3,
         )
+
+    @property
+    def pressure_ev_per_ang3(self) -> float:
+        """The pressure in the engine's unit."""
+        return self.pressure_gpa / GPA_PER_EV_PER_ANG3
 
 
 @dataclass(slots=True)
@@ -125,6 +138,7 @@ class Relaxation:
 
     Raises:
         ArgumentError: no sink, a limit below 1, or a setting out of range.
+        MissingDependencyError: symmetry is to be kept and spglib is not installed.
     """
 
     def __init__(
@@ -144,6 +158,10 @@ class Relaxation:
             raise ArgumentError(f"max_systems is {max_systems} and max_atoms {max_atoms}; both are at least 1. Correct them.")
         if settings.optimizer not in OPTIMIZERS:
             raise ArgumentError(f"optimizer is {settings.optimizer!r}; known are {', '.join(OPTIMIZERS)}. Choose one.")
+        if settings.fix_symmetry:
+            import_spglib()
+            if not all(settings.strain_mask):
+                raise ArgumentError("fix_symmetry is set and strain_mask fixes components; a cell may have to strain them. Choose one.")
         brings_neighbors = any(isinstance(hook, NeighborListHook) for hook in hooks)
         self.model = IsolatingModel(model, () if brings_neighbors else None)
         self.settings = settings
@@ -156,6 +174,8 @@ class Relaxation:
             self.model,
             maxstep=settings.maxstep_ang,
             cell_mode=settings.cell,
+            strain_mask=settings.strain_mask,
+            pressure_ev_per_ang3=settings.pressure_ev_per_ang3,
             hooks=hooks,
             convergence_hook=self.exits,
             exit_status=self.exits.exit_status,
@@ -166,7 +186,9 @@ class Relaxation:
         self.batch: Batch | None = None
         """Systems in flight."""
         self._policy = RefillPolicy(settings.refill_every)
-        self._burst = Burst.where_possible(self.dynamics, self.exits, self.model, self.device, settings.refill_every)
+        self._burst: Burst | None = None
+        if not settings.fix_symmetry:  # forces are averaged between two launches
+            self._burst = Burst.where_possible(self.dynamics, self.exits, self.model, self.device, settings.refill_every)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> RunStatistics:
         """Relax until the sampler is exhausted and every system has ended, or `should_stop` says so after a step.
@@ -277,12 +299,15 @@ class Relaxation:
             prepare(batch, self.statistics.n_admitted)
             self.statistics.n_admitted += batch.num_graphs
             good = _finite_systems(batch).cpu().numpy()
-            if good.all():
-                return batch
-            # Never in one batch with others: what is not finite has no place in a neighbour search.
-            self._refuse(batch.index_select(~good))
-            if good.any():
-                return batch.index_select(good)
+            if not good.all():
+                # Never in one batch with others: what is not finite has no place in a neighbour search.
+                self._refuse(batch.index_select(~good))
+                if not good.any():
+                    continue
+                batch = batch.index_select(good)
+            if self.settings.fix_symmetry:
+                keep_symmetry(batch)
+            return batch
 
     def _refuse(self, batch: Batch) -> None:
         """Let systems leave at once, whose positions or cells are not finite."""
@@ -342,7 +367,8 @@ class Relaxation:
             )
             leaving["error"][row] = torch.from_numpy(np.frombuffer(encode_error(text), dtype=np.uint8).copy())
         for key in ENGINE_KEYS:
-            del leaving[key]
+            if key in leaving:
+                del leaving[key]
         start = perf_counter()
         self.dynamics._write_to_sink(leaving)
         self.statistics.seconds["sink"] += perf_counter() - start

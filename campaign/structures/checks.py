@@ -130,6 +130,8 @@ def fixed_components(atoms: Any) -> tuple[Bool[ndarray, "A 3"], Refusal | None]:
         if mask is None:
             name = type(constraint).__name__
             text = f"constraint {name} cannot be kept; FixAtoms and FixCartesian can, FixScaled, FixedPlane and FixedLine along x, y, z"
+            if name == "FixSymmetry":
+                text = "constraint FixSymmetry is not read from structures; remove it and set relax.fix_symmetry, which holds for all"
             return fixed, Refusal(RefusalKind.CONSTRAINT, text)
         if len(index) and (index.min() < 0 or index.max() >= len(atoms)):
             text = f"constraint {type(constraint).__name__} names atom {index.max()} of {len(atoms)}; mend its indices"

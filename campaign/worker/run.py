@@ -123,6 +123,9 @@ def relax_settings(spec: CampaignSpec) -> RelaxSettings:
         max_steps=relax.max_steps,
         cell=relax.cell,
         maxstep_ang=relax.maxstep_ang,
+        strain_mask=relax.strain_mask,
+        pressure_gpa=relax.pressure_gpa,
+        fix_symmetry=relax.fix_symmetry,
     )
 
 

@@ -15,7 +15,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from relax_structures import one_of_each, relax, to_batch
+from relax_structures import METALS, assert_same_bits, one_of_each, relax, to_batch
 
 from campaign.data.warp_interop import PRECISIONS, launch
 from campaign.dynamics import FIREVariableCell
@@ -62,6 +62,40 @@ def test_lattice_constants() -> None:
         check = Atoms(atoms.numbers, relaxed.system(row)["positions"].numpy(), cell=ours, pbc=True, calculator=EMT())
         assert np.linalg.norm(check.get_forces(), axis=1).max() <= 1e-4
         assert np.abs(check.get_stress()).max() <= 1e-6
+
+
+def test_lattice_constants_of_the_fcc_metals() -> None:
+    start = [bulk(metal, cubic=True) for metal in METALS]
+    for seed, atoms in enumerate(start):
+        strained(atoms, 0.01, seed).rattle(0.03, seed=seed)
+    relaxed = relax(EMTModel(), to_batch(start), cell="full", **TIGHT)  # type: ignore[arg-type]
+    assert relaxed.outcomes == [Outcome.CONVERGED] * len(METALS)
+    for row, metal in enumerate(METALS):
+        ours, theirs = np.linalg.norm(relaxed.batch["cell"][row].numpy(), axis=1), by_ase(bulk(metal, cubic=True)).cell.lengths()
+        print(f"{metal}: ours {ours}, ASE {theirs} Å")
+        assert np.abs(ours - theirs).max() < 1e-4
+
+
+@pytest.mark.parametrize("cell", ["full", "isotropic"])
+@pytest.mark.parametrize("optimizer", ["fire", "fire2", "lbfgs"])
+def test_an_imploding_cell_among_63_good_ones(optimizer: str, cell: str) -> None:
+    """At a third of its length copper has overrun the barrier that EMT puts against collapse: its energy falls without end."""
+    good = [atoms for seed in range(9) for atoms in one_of_each(seed)]
+    imploding = bulk("Cu", a=1.2, cubic=True)
+    how = {"cell": cell, "optimizer": optimizer, "fmax": 0.01, "max_steps": 200}
+    among = relax(EMTModel(), to_batch([*good[:20], imploding, *good[20:]]), **how)  # type: ignore[arg-type]
+    without = relax(EMTModel(), to_batch(good), **how)  # type: ignore[arg-type]
+    lost = among.system(20)
+    print(among.errors[20], float(lost["energy"]), float(lost["volume_ratio"]))
+    assert among.outcomes[20] is Outcome.DIVERGED
+    assert "the volume has changed by more than a factor of 20" in among.errors[20]
+    assert 1 / 20 <= float(lost["volume_ratio"]) < 0.06, "the last good cell, one bounded step before the bound"
+    assert float(lost["energy"]) < float(lost["initial_energy"]) - 1e4, "it fell on the way"
+    assert without.outcomes.count(Outcome.CONVERGED) > 50
+    for row in range(63):
+        ours, theirs = among.system(row if row < 20 else row + 1), without.system(row)
+        del ours["system_id"], theirs["system_id"]
+        assert_same_bits(ours, theirs)
 
 
 def test_slab_relaxes_in_its_plane_only() -> None:

@@ -54,6 +54,7 @@ def fire2_rule(precision: Precision) -> wp.Function:
         last_positions: wp.array(dtype=vec3),
         last_cell: wp.array(dtype=mat33),
         cell_mode: wp.int32,
+        pressure: real,
         cell_length: real,
         max_strain: real,
         motion: wp.array(dtype=vec3),
@@ -73,7 +74,7 @@ def fire2_rule(precision: Precision) -> wp.Function:
         scale = cell_length * wp.sqrt(real(end - begin))
         if cell_mode != 0:
             p = projector(cell[i], pbc[i, 0], pbc[i, 1], pbc[i, 2])
-            f_strain = strain_force(p, cell[i], stress[i], cell_mode, scale)
+            f_strain = strain_force(p, cell[i], stress[i], cell_mode, pressure, scale)
         dt = state[i, 0]
         alpha = state[i, 1]
         at_rest = counts[i, 1] != 0
@@ -103,7 +104,7 @@ def fire2_rule(precision: Precision) -> wp.Function:
             state[i, 0] = dt
             state[i, 1] = numbers[5]
             back = real(-0.5) * dt
-            move(i, begin, end, positions, motion, cell, last_positions, last_cell, p, v_strain, back, scale, max_strain, cell_mode)
+            move(i, begin, end, positions, motion, cell, last_positions, last_cell, v_strain, back, scale, max_strain, cell_mode)
             return
         state[i, 0] = dt
         state[i, 1] = alpha
@@ -133,6 +134,6 @@ def fire2_rule(precision: Precision) -> wp.Function:
             factor = dt * (maxstep / reach)
         if cell_mode != 0:
             store(state, i, 2, v_strain)
-        move(i, begin, end, positions, motion, cell, last_positions, last_cell, p, v_strain, factor, scale, max_strain, cell_mode)
+        move(i, begin, end, positions, motion, cell, last_positions, last_cell, v_strain, factor, scale, max_strain, cell_mode)
 
     return fire2_step

@@ -54,6 +54,7 @@ def fire_rule(precision: Precision) -> wp.Function:
         last_positions: wp.array(dtype=vec3),
         last_cell: wp.array(dtype=mat33),
         cell_mode: wp.int32,
+        pressure: real,
         cell_length: real,
         max_strain: real,
         motion: wp.array(dtype=vec3),
@@ -75,7 +76,7 @@ def fire_rule(precision: Precision) -> wp.Function:
         scale = cell_length * wp.sqrt(real(end - begin))
         if cell_mode != 0:
             p = projector(cell[i], pbc[i, 0], pbc[i, 1], pbc[i, 2])
-            f_strain = strain_force(p, cell[i], stress[i], cell_mode, scale)
+            f_strain = strain_force(p, cell[i], stress[i], cell_mode, pressure, scale)
 
         dt = state[i, 0]
         alpha = state[i, 1]
@@ -83,10 +84,13 @@ def fire_rule(precision: Precision) -> wp.Function:
         keep = zero
         push = zero
         uphill = bool(False)
+        height = energy[i, 0]
+        if pressure != zero and cell_mode != 0:
+            height += pressure * wp.abs(wp.determinant(cell[i]))
         if count < 0:
             # First step of this system: motion are zero and there is nothing to judge yet.
             counts[i, 0] = 0
-            state[i, 4] = energy[i, 0]
+            state[i, 4] = height
         else:
             if cell_mode != 0:
                 v_strain = load(state, i, 5)
@@ -100,10 +104,10 @@ def fire_rule(precision: Precision) -> wp.Function:
                 f_square += wp.dot(f, f)
                 v_square += wp.dot(v, v)
             if numbers[6] != zero:
-                if energy[i, 0] > state[i, 4]:
+                if height > state[i, 4]:
                     uphill = True
                 else:
-                    state[i, 4] = energy[i, 0]
+                    state[i, 4] = height
             if power > zero and not uphill:
                 keep = one - alpha
                 push = alpha / wp.sqrt(f_square) * wp.sqrt(v_square)
@@ -140,6 +144,6 @@ def fire_rule(precision: Precision) -> wp.Function:
             cell[i] = last_cell[i]
         if cell_mode != 0:
             store(state, i, 5, v_strain)
-        move(i, begin, end, positions, motion, cell, last_positions, last_cell, p, v_strain, factor, scale, max_strain, cell_mode)
+        move(i, begin, end, positions, motion, cell, last_positions, last_cell, v_strain, factor, scale, max_strain, cell_mode)
 
     return fire_step

@@ -64,6 +64,7 @@ def lbfgs_rule(precision: Precision) -> wp.Function:
         last_positions: wp.array(dtype=vec3),
         last_cell: wp.array(dtype=mat33),
         cell_mode: wp.int32,
+        pressure: real,
         cell_length: real,
         max_strain: real,
         motion: wp.array(dtype=vec3),
@@ -86,7 +87,7 @@ def lbfgs_rule(precision: Precision) -> wp.Function:
         scale = cell_length * wp.sqrt(real(end - begin))
         if cell_mode != 0:
             p = projector(cell[i], pbc[i, 0], pbc[i, 1], pbc[i, 2])
-            f_strain = strain_force(p, cell[i], stress[i], cell_mode, scale)
+            f_strain = strain_force(p, cell[i], stress[i], cell_mode, pressure, scale)
 
         pairs = counts[i, 0]
         written = counts[i, 1]
@@ -178,6 +179,6 @@ def lbfgs_rule(precision: Precision) -> wp.Function:
             atom_state[j, 2 * memory] = free(forces[j], fixed, any_fixed, j)
         counts[i, 0] = pairs
         counts[i, 1] = written
-        move(i, begin, end, positions, motion, cell, last_positions, last_cell, p, d_strain, factor, scale, max_strain, cell_mode)
+        move(i, begin, end, positions, motion, cell, last_positions, last_cell, d_strain, factor, scale, max_strain, cell_mode)
 
     return lbfgs_step

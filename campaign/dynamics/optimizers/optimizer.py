@@ -8,7 +8,7 @@ the new positions can go back to the last ones for which forces were good.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,8 +20,9 @@ from campaign.data import Batch, Segments
 from campaign.data.warp_interop import BoundLaunch, precision_of
 from campaign.dynamics.loop import BaseDynamics
 from campaign.dynamics.optimizers.step_kernel import Rule, step_kernel
-from campaign.dynamics.optimizers.strain import CELL_LENGTH_ANG, MAX_STRAIN, CellMode
+from campaign.dynamics.optimizers.strain import ALL_FREE, CELL_LENGTH_ANG, MAX_STRAIN, CellMode, cell_code
 from campaign.dynamics.per_system import SystemValue, check_positive, ensure_velocities, state_batch
+from campaign.dynamics.symmetry import followed_keys
 from campaign.fields import Level
 from campaign.models.base import BaseModelMixin
 
@@ -39,7 +40,12 @@ class Optimizer(BaseDynamics):
         cell_mode: how the cell relaxes.
         cell_length: L in Å, which sets the stiffness of the cell against that of the atoms.
         max_strain: bound on the norm of the strain of one step.
+        strain_mask: which Cartesian components of the strain are free: xx, yy, zz, yz, xz, xy, as in ASE's cell filters.
+        pressure_ev_per_ang3: pressure from outside, as ASE's `scalar_pressure`: what falls is the energy plus pressure times volume.
         kwargs: for `BaseDynamics`.
+
+    Raises:
+        ArgumentError: a parameter is out of range, or the mask has not six entries.
     """
 
     __needs_keys__: set[str] = {"forces"}  # noqa: RUF012
@@ -55,12 +61,17 @@ class Optimizer(BaseDynamics):
         cell_mode: CellMode | str = CellMode.FIXED,
         cell_length: float = CELL_LENGTH_ANG,
         max_strain: float = MAX_STRAIN,
+        strain_mask: Sequence[bool] = ALL_FREE,
+        pressure_ev_per_ang3: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(model=model, **kwargs)
         self.cell_mode = CellMode.parse(cell_mode)
         self.cell_length = float(check_positive("cell_length", cell_length))
         self.max_strain = float(check_positive("max_strain", max_strain))
+        self.strain_mask = tuple(bool(is_free) for is_free in strain_mask)
+        self.pressure_ev_per_ang3 = float(pressure_ev_per_ang3)
+        self._cell_code = cell_code(self.cell_mode, self.strain_mask)
         if self.cell_mode is not CellMode.FIXED:
             self.__needs_keys__ = {*self.__needs_keys__, "stress"}
             self.__provides_keys__ = {*self.__provides_keys__, "cell"}
@@ -119,19 +130,21 @@ class Optimizer(BaseDynamics):
         """Return the arguments of the rule after the first, which is the system: what it reads, what it moves, and what it keeps."""
         n, positions, state = batch.num_graphs, batch["positions"], self._state
         has_fixed = "fixed" in batch
+        forces, stress = followed_keys(batch)
         return [
             batch.batch_ptr,
             batch["fixed"] if has_fixed else self._constant("fixed", 1, positions, _no_flags),
             int(has_fixed),
             batch["energy"] if "energy" in batch else self._constant("energy", n, positions, _zeros(1)),
-            batch["forces"],
-            batch["stress"] if "stress" in batch else self._constant("stress", n, positions, _zeros(3, 3)),
+            batch[forces],
+            batch[stress] if stress in batch else self._constant("stress", n, positions, _zeros(3, 3)),
             batch["pbc"] if "pbc" in batch else self._constant("pbc", n, positions, _no_flags),
             positions,
             self._cell(batch),
             state["last_positions"],
             state["last_cell"],
-            int(self.cell_mode),
+            self._cell_code,
+            self.pressure_ev_per_ang3,
             self.cell_length,
             self.max_strain,
             batch["velocities"] if self.needs_velocities else state["motion"],
