@@ -88,6 +88,8 @@ _TABLE: Final = (
     Field("velocities", _A, "float64", (3,), "Å/ASE time", "velocities of the dynamics", _CORE),
     Field("atom_categories", _A, "int64", (), "", "category of the dynamics contract (FreezeAtomsHook)", _CORE),
     Field("status", _S, "int64", (1,), "", "routes a system through a FusedStage", _CUSTOM),
+    Field("initial_volume", _S, "float64", (1,), "Å³", "volume of the cell of the input; zero without one", _CUSTOM),
+    Field("cause", _S, "int64", (1,), "", "why a running relaxation ended its system; see exit_kernels.py", _CUSTOM),
     Field("step", _S, "int64", (1,), "", "optimizer step of a trajectory frame", _CUSTOM),
 )
 

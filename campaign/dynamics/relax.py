@@ -25,6 +25,7 @@ from torch import Tensor
 
 from campaign.data import Batch
 from campaign.dynamics.burst import Burst
+from campaign.dynamics.carried import carried_keys
 from campaign.dynamics.distances import shortest_distance_ratio
 from campaign.dynamics.exit_kernels import Cause
 from campaign.dynamics.exits import CAUSE, ENGINE_KEYS, Exits, ExitSettings, describe, prepare
@@ -111,7 +112,8 @@ class Relaxation:
 
     Every system ends with an outcome, whatever becomes of it, and leaves the same way: fields `outcome`, `error`, `n_steps`, `fmax`,
     `smax`, `initial_energy`, `volume_ratio` and `shortest_distance_ratio` beside its structure, energy, forces and stress. What a system
-    does depends on itself only: with a deterministic model its result has the same bits alone or among others, early or late.
+    does depends on itself only: with a deterministic model its result has the same bits alone or among others, early or late, in one go or
+    continued from what a `SnapshotHook` wrote, which the sampler then gives (`newest_of_each`).
 
     Args:
         model: what gives energy, forces and, where the cell relaxes, stress.
@@ -252,6 +254,8 @@ class Relaxation:
         template = batch if kept is None else kept
         if template is not None:
             self.dynamics._sync_state_to_batch(torch.from_numpy(remaining), n_new, template)
+        if kept is not None:
+            self.dynamics._ensure_state_initialized(kept)
         self.exits.forget()
         self.statistics.n_exchanges += 1
         spent = perf_counter() - start
@@ -341,7 +345,7 @@ class Relaxation:
                 self.exits.settings,
             )
             leaving["error"][row] = torch.from_numpy(np.frombuffer(encode_error(text), dtype=np.uint8).copy())
-        for key in ENGINE_KEYS:
+        for key in (*ENGINE_KEYS, *carried_keys(leaving)):
             del leaving[key]
         start = perf_counter()
         self.dynamics._write_to_sink(leaving)
