@@ -86,10 +86,13 @@ def prepare(batch: Batch, first_id: int = 0) -> None:
     n, positions, device = batch.num_graphs, batch["positions"], batch.device
     real = {"dtype": positions.dtype, "device": device}
     starts = {key: torch.zeros_like(positions) for key in ("forces", "velocities")}
-    starts |= {key: torch.full((n, 1), torch.nan, **real) for key in ("fmax", "smax", "initial_energy", "shortest_distance_ratio")}
+    starts |= {
+        key: torch.full((n, 1), torch.nan, **real)
+        for key in ("fmax", "smax", "initial_energy", "energy_per_atom", "shortest_distance_ratio")
+    }
     starts |= {"energy": torch.zeros(n, 1, **real), "stress": torch.zeros(n, 3, 3, **real)}
     starts |= {"volume_ratio": torch.ones(n, 1, **real), INITIAL_VOLUME: torch.zeros(n, 1, **real)}
-    for key, code in (("status", 0), ("outcome", RUNNING), ("n_steps", 0), (CAUSE, Cause.NONE)):
+    for key, code in (("status", 0), ("outcome", RUNNING), ("n_steps", 0), ("n_fragments", 0), (CAUSE, Cause.NONE)):
         starts[key] = torch.full((n, 1), int(code), dtype=torch.int64, device=device)
     starts["error"] = torch.zeros(n, ERROR_BYTES, dtype=torch.uint8, device=device)
     resumed = carries_state(batch)

@@ -26,7 +26,7 @@ from torch import Tensor
 from campaign.data import Batch
 from campaign.dynamics.burst import Burst
 from campaign.dynamics.carried import carried_keys
-from campaign.dynamics.distances import shortest_distance_ratio
+from campaign.dynamics.distances import contacts
 from campaign.dynamics.exit_kernels import Cause
 from campaign.dynamics.exits import CAUSE, ENGINE_KEYS, Exits, ExitSettings, describe, prepare
 from campaign.dynamics.isolation import IsolatingModel
@@ -111,7 +111,8 @@ class Relaxation:
     """Relaxes everything that a sampler gives and writes each system to a sink when it has ended.
 
     Every system ends with an outcome, whatever becomes of it, and leaves the same way: fields `outcome`, `error`, `n_steps`, `fmax`,
-    `smax`, `initial_energy`, `volume_ratio` and `shortest_distance_ratio` beside its structure, energy, forces and stress. What a system
+    `smax`, `initial_energy` and the quality columns `energy_per_atom`, `volume_ratio`, `shortest_distance_ratio` and `n_fragments`, which
+    flag and judge nothing, beside its structure, energy, forces and stress. What a system
     does depends on itself only: with a deterministic model its result has the same bits alone or among others, early or late, in one go or
     continued from what a `SnapshotHook` wrote, which the sampler then gives (`newest_of_each`).
 
@@ -305,7 +306,8 @@ class Relaxation:
         rows = np.flatnonzero(moved.cpu().numpy())
         if len(rows):
             self._go_back(leaving, rows, ended[rows])
-        leaving["shortest_distance_ratio"] = shortest_distance_ratio(leaving)
+        leaving["shortest_distance_ratio"], leaving["n_fragments"] = contacts(leaving)
+        leaving["energy_per_atom"] = leaving["energy"] / leaving.num_nodes_per_graph.view(-1, 1)
         self._record(leaving)
 
     def _go_back(self, leaving: Batch, rows: ndarray[Any, Any], positions_in_batch: ndarray[Any, Any]) -> None:
