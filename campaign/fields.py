@@ -46,6 +46,8 @@ class Field:
     unit: str
     meaning: str
     group: Group = Group.CUSTOM
+    since: int = 1
+    """Format version from which on stores have it."""
 
     @property
     def path(self) -> str:
@@ -90,12 +92,16 @@ _TABLE: Final = (
         _CUSTOM,
     ),
     Field("initial_energy", _S, "float64", (1,), "eV", "potential energy of the input", _CUSTOM),
+    Field("energy_per_atom", _S, "float64", (1,), "eV", "potential energy over the number of atoms", _CUSTOM, since=2),
     Field("shortest_distance_ratio", _S, "float64", (1,), "", "shortest distance over the sum of the two covalent radii", _CUSTOM),
     Field("volume_ratio", _S, "float64", (1,), "", "final over initial volume; 1 without a cell", _CUSTOM),
+    Field("n_fragments", _S, "int64", (1,), "", "groups of bonded atoms, images included; 0 where unknown", _CUSTOM, since=2),
     # what the dynamics keeps on a batch
     Field("velocities", _A, "float64", (3,), "Å/ASE time", "velocities of the dynamics", _CORE),
     Field("atom_categories", _A, "int64", (), "", "category of the dynamics contract (FreezeAtomsHook)", _CORE),
     Field("status", _S, "int64", (1,), "", "routes a system through a FusedStage", _CUSTOM),
+    Field("initial_volume", _S, "float64", (1,), "Å³", "volume of the cell of the input; zero without one", _CUSTOM),
+    Field("cause", _S, "int64", (1,), "", "why a running relaxation ended its system; see exit_kernels.py", _CUSTOM),
     Field("step", _S, "int64", (1,), "", "optimizer step of a trajectory frame", _CUSTOM),
 )
 
@@ -128,8 +134,10 @@ RESULT_FIELDS: Final = (
         "fmax",
         "smax",
         "initial_energy",
+        "energy_per_atom",
         "shortest_distance_ratio",
         "volume_ratio",
+        "n_fragments",
     ),
 )
 """Columns of a per-rank shard."""

@@ -17,7 +17,7 @@ from campaign.units import GPA_PER_EV_PER_ANG3
 if TYPE_CHECKING:
     from campaign.store import StoreReader
 
-_SCALARS: Final = ("energy", "initial_energy", "n_steps", "fmax", "smax", "volume_ratio", "shortest_distance_ratio")
+_SCALARS: Final = ("energy", "initial_energy", "n_steps", "fmax", "smax", "volume_ratio", "shortest_distance_ratio", "n_fragments")
 _CARRIED: Final = ("atomic_numbers", "fixed", "cell", "pbc", "source", "frame", "info", "outcome", "error")
 
 
@@ -41,12 +41,14 @@ class SystemRecord:
     cell_ang: tuple[tuple[float, float, float], ...]
     cell_before_ang: tuple[tuple[float, float, float], ...]
     energy_ev: float | None
+    energy_per_atom_ev: float | None
     initial_energy_ev: float | None
     n_steps: int | None
     fmax_ev_per_ang: float | None
     smax_ev_per_ang3: float | None
     volume_ratio: float | None
     shortest_distance_ratio: float | None
+    n_fragments: int | None
     info: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -68,7 +70,7 @@ class SystemRecord:
         periodic = "".join("F" if not flag else "T" for flag in self.pbc)
         lines.append(("structure", f"{self.formula or 'no atoms'}, {self.n_atoms} atoms, {self.n_fixed} held, periodic {periodic}"))
         if self.energy_ev is not None:
-            per_atom = f" ({self.energy_ev / self.n_atoms:.6f} an atom)" if self.n_atoms else ""
+            per_atom = "" if self.energy_per_atom_ev is None else f" ({self.energy_per_atom_ev:.6f} an atom)"
             lines.append(("energy", f"{self.energy_ev:.8f} eV{per_atom}"))
         if self.initial_energy_ev is not None:
             lines.append(("energy before", f"{self.initial_energy_ev:.8f} eV"))
@@ -82,6 +84,8 @@ class SystemRecord:
             lines.append(("volume ratio", f"{self.volume_ratio:.5f}"))
         if self.shortest_distance_ratio is not None:
             lines.append(("shortest distance", f"{self.shortest_distance_ratio:.3f} of the covalent radii"))
+        if self.n_fragments is not None:
+            lines.append(("fragments", str(self.n_fragments)))
         lines += [(f"cell {axis} (Å)", _vector(row)) for axis, row in zip("abc", self.cell_ang, strict=False) if any(row)]
         if self.cell_before_ang != self.cell_ang:
             lines += [(f"  before, {axis}", _vector(row)) for axis, row in zip("abc", self.cell_before_ang, strict=False) if any(row)]
@@ -112,10 +116,12 @@ def show_system(paths: CampaignPaths, system_id: int) -> SystemRecord:
     place = paths.inputs.name if outcome != RUNNING else None
     if place is None and (found := _find_result(paths, system_id)) is not None:
         place, reader, row = found
-        after = reader.read([row], [*_SCALARS, "outcome", "error", "cell"])
+        there = {field.name for field in reader.fields}
+        after = reader.read([row], [name for name in (*_SCALARS, "outcome", "error", "cell") if name in there])
         outcome, error, cell = int(after["outcome"][0, 0]), after["error"][0], after["cell"][0]
-        scalars = {name: _known(after[name][0, 0].item()) for name in _SCALARS}
+        scalars = {name: _known(after[name][0, 0].item()) for name in _SCALARS if name in after}
     numbers = before["atomic_numbers"]
+    energy = scalars.get("energy")
     return SystemRecord(
         system_id=system_id,
         source=str(before["source"][0]),
@@ -129,13 +135,15 @@ def show_system(paths: CampaignPaths, system_id: int) -> SystemRecord:
         pbc=_flags(before["pbc"][0]),
         cell_ang=_rows(cell),
         cell_before_ang=_rows(before["cell"][0]),
-        energy_ev=scalars.get("energy"),
+        energy_ev=energy,
+        energy_per_atom_ev=energy / len(numbers) if energy is not None and len(numbers) else None,
         initial_energy_ev=scalars.get("initial_energy"),
         n_steps=scalars.get("n_steps"),
         fmax_ev_per_ang=scalars.get("fmax"),
         smax_ev_per_ang3=scalars.get("smax"),
         volume_ratio=scalars.get("volume_ratio"),
         shortest_distance_ratio=scalars.get("shortest_distance_ratio"),
+        n_fragments=scalars.get("n_fragments") or None,
         info=parse_info(before["info"][0], system_id),
     )
 

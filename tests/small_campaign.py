@@ -75,7 +75,9 @@ def write_shard(paths: CampaignPaths, name: ShardName, ids: Sequence[int], outco
             n_atoms, positions = inputs.read_atoms("positions", [system_id])
             one = inputs.read([system_id], ["atomic_numbers", "cell", "pbc"])
             text = "" if outcome is Outcome.CONVERGED else f"it is {outcome.label}"
-            scalars = dict.fromkeys(("initial_energy", "fmax", "smax", "shortest_distance_ratio", "volume_ratio"), np.full((1, 1), 0.5))
+            scalars = dict.fromkeys(
+                ("initial_energy", "energy_per_atom", "fmax", "smax", "shortest_distance_ratio", "volume_ratio"), np.full((1, 1), 0.5)
+            )
             writer.append(
                 n_atoms,
                 {
@@ -89,5 +91,6 @@ def write_shard(paths: CampaignPaths, name: ShardName, ids: Sequence[int], outco
                     "outcome": np.array([[int(outcome)]]),
                     "error": np.frombuffer(encode_error(text), np.uint8)[None],
                     "n_steps": np.array([[7]]),
+                    "n_fragments": np.array([[1]]),
                 },
             )

@@ -14,14 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from campaign.analysis import open_store
 from campaign.consolidate import run_consolidate
 from campaign.errors import IncompleteError, ModelMismatchError, ResourceError, StoreDamagedError, StoreError
 from campaign.fields import CARRIED_FIELDS, RESULT_FIELDS, STORE_FIELDS, TRAJECTORY_FIELDS
 from campaign.outcomes import Outcome
 from campaign.paths import CampaignPaths, ShardName
+from campaign.show import show_system
 from campaign.store import ShardWriter, StoreReader
+from campaign.store.audit import audit_store
 from campaign.store.digest import digest
 from campaign.store.durable import exclusive_lock
+from campaign.store.layout import RESERVED_ATTRIBUTES
 from campaign.testing.store_rows import made_up_columns
 from campaign.testing.synthetic import SyntheticSystems, synthetic_systems, write_shard, write_synthetic_campaign
 
@@ -246,3 +250,33 @@ def test_a_report_is_plain_and_prints(paths: CampaignPaths) -> None:
     from dataclasses import asdict
 
     assert json.loads(json.dumps(asdict(run_consolidate(paths))))["n_systems"] == 80
+
+
+def test_shards_of_an_older_format_are_verified_and_consolidated(paths: CampaignPaths) -> None:
+    name = paths.shard_names()[0]
+    reader = StoreReader.open(paths.shard(name))
+    n_atoms, values, attributes = reader.n_atoms(), reader.read(), reader.attributes
+    own = {key: value for key, value in attributes.items() if key not in RESERVED_ATTRIBUTES}
+    shutil.rmtree(paths.shard(name))
+    fields = [field for field in RESULT_FIELDS if field.since == 1]
+    assert {field.name for field in RESULT_FIELDS} - {field.name for field in fields} == {"energy_per_atom", "n_fragments"}
+    with ShardWriter.create(paths.shard(name), fields, own) as writer:
+        writer.append(n_atoms, {field.name: values[field.name] for field in fields})
+    document = paths.shard(name) / "zarr.json"
+    root = json.loads(document.read_text(encoding="utf-8"))
+    root["attributes"]["format_version"] = 1
+    document.write_text(json.dumps(root), encoding="utf-8")
+    assert show_system(paths, int(values["system_id"][0, 0])).n_fragments is None
+    run_consolidate(paths)
+    assert audit_store(paths.shard(name), RESULT_FIELDS, "").findings == ()
+    assert audit_store(paths.store, STORE_FIELDS, "").findings == ()
+    old = values["system_id"][:, 0]
+    store = StoreReader.open(paths.store)
+    np.testing.assert_array_equal(store.read_system("energy", old), values["energy"])
+    assert np.isnan(store.read_system("energy_per_atom", old)).all()
+    assert (store.read_system("n_fragments", old) == 0).all()
+    new = np.setdiff1d(np.flatnonzero(store.read_system("outcome")[:, 0] == Outcome.CONVERGED), old)
+    assert (store.read_system("n_fragments", new) >= 1).all()
+    table = open_store(paths.root).frame(["energy", "energy_per_atom", "n_atoms"])
+    known = table[table["energy"].notna()]
+    np.testing.assert_allclose(known["energy_per_atom"], known["energy"] / known["n_atoms"], rtol=1e-15)

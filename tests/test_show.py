@@ -44,6 +44,8 @@ def test_the_text_says_everything(tmp_path: Path) -> None:
         "-2.00000000 eV (-0.666667 an atom)",
         "fmax                0.5 eV/Å",
         "0.5 eV/Å³ (80.1 GPa)",
+        "shortest distance   0.500 of the covalent radii",
+        "fragments           1",
         "cell c (Å)",
         'info text           say "hi"',
     ):

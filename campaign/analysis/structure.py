@@ -2,7 +2,8 @@
 
 The results come back as a calculator that only remembers (energy, forces, stress), the fixed components as FixAtoms and FixCartesian, and
 ASE's info as it was read. What a campaign adds stands in info too: `system_id`, `source`, `frame`, `outcome`, and where there are some
-`error`, `n_steps`, `fmax`, `smax`; a key that the input had already is kept as it was.
+`error`, `n_steps`, `fmax`, `smax`, `volume_ratio`, `shortest_distance_ratio`, `n_fragments`; a key that the input had already is kept as
+it was.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from campaign.errors import StoreDamagedError
 from campaign.fields import decode_error
 from campaign.outcomes import Outcome
 
-_ADDED_NUMBERS: Final = ("system_id", "frame", "n_steps", "step", "fmax", "smax")
+_ADDED_NUMBERS: Final = ("system_id", "frame", "n_steps", "step", "fmax", "smax", "volume_ratio", "shortest_distance_ratio", "n_fragments")
 
 
 def atoms_from_row(row: Mapping[str, Any]) -> Atoms:

@@ -99,6 +99,7 @@ COLUMNS: Final[dict[str, Column]] = {
     "volume_per_atom": Column(("cell",), "float64", lambda values, n_atoms: _per_atom(_volumes(values, n_atoms), n_atoms)),
     "volume_ratio": _scalar("volume_ratio"),
     "shortest_distance_ratio": _scalar("shortest_distance_ratio"),
+    "n_fragments": _scalar("n_fragments"),
     "formula": Column(("atomic_numbers",), "str", lambda values, n_atoms: np.array(_compositions(values, n_atoms).formulas, object)),
     ELEMENTS: Column(("atomic_numbers",), "str", lambda values, n_atoms: np.array(_compositions(values, n_atoms).chemical_systems, object)),
     "source": _text("source"),

@@ -2,38 +2,54 @@
 # ruff: noqa: UP018, RUF046
 # The kernel below is written in Warp's language, whose types are values here; a Python type checker has nothing to say about it.
 # In it, int(0) and bool(True) declare variables; bare literals would be constants.
-"""The shortest distance of each system over the sum of the two covalent radii, periodic images included: a check on what comes out.
+"""Contacts of each system, periodic images included, as checks on what comes out: the shortest distance over the sum of the two covalent
+radii, and the number of fragments that bonds hold together.
 
-All pairs and all images that can be shorter than the shortest found so far are looked at, without a neighbour list: it is done once per
-system, when it ends. An image with shift s lies at least (|s + f_k|) h_k away, with f_k the pair's fractional distance along k, wrapped
-to ±½, and h_k the spacing of the planes along k. So images beyond r/h_k + ½ need not be looked at, and small or skewed cells come out
-right.
+All pairs and all images that can be bonds, or shorter than the shortest found so far, are looked at, without a neighbour list: it is done
+once per system, when it ends. An image with shift s lies at least (|s + f_k|) h_k away, with f_k the pair's fractional distance along k,
+wrapped to ±½, and h_k the spacing of the planes along k. So images beyond r/h_k + ½ need not be looked at, and small or skewed cells come
+out right.
 """
 
 from functools import cache
+from typing import Final, NamedTuple
 
 import torch
 import warp as wp
 from ase.data import covalent_radii
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from campaign.data import Batch
 from campaign.data.warp_interop import Precision, launch, precision_of
 
-__all__ = ["shortest_distance_ratio"]
+__all__ = ["BOND_RATIO", "Contacts", "contacts"]
+
+BOND_RATIO: Final = 1.3
+"""Two atoms are bonded at up to this times the sum of their covalent radii."""
 
 _MOST_IMAGES = wp.constant(200_000)
 """Images beyond which a cell has collapsed and no number means anything."""
 
 
-def shortest_distance_ratio(batch: Batch) -> Float[Tensor, "N 1"]:
-    """Return the ratio per system; NaN for a lone atom without images, a collapsed cell, or a position that is not finite.
+class Contacts(NamedTuple):
+    """Contacts of N systems."""
+
+    shortest_ratio: Float[Tensor, "N 1"]
+    """NaN for a lone atom without images, a collapsed cell, or a position that is not finite."""
+    n_fragments: Int64[Tensor, "N 1"]
+    """Groups of atoms that bonds connect; an atom and its images are one. 0 without atoms, in a collapsed cell, or if a position is not
+    finite."""
+
+
+def contacts(batch: Batch) -> Contacts:
+    """Return the contacts of each system.
 
     >>> import numpy as np
-    >>> h2 = Batch.from_arrays([2], {"positions": np.array([[0.0, 0, 0], [0, 0, 0.62]]), "atomic_numbers": np.array([1, 1])}, {})
-    >>> round(float(shortest_distance_ratio(h2)), 3)
-    1.0
+    >>> h2_and_h = np.array([[0.0, 0, 0], [0, 0, 0.62], [0, 0, 9]])
+    >>> ratio, n = contacts(Batch.from_arrays([3], {"positions": h2_and_h, "atomic_numbers": np.array([1, 1, 1])}, {}))
+    >>> round(float(ratio), 3), int(n)
+    (1.0, 2)
     """
     positions = batch["positions"]
     n, device, dtype = batch.num_graphs, batch.device, positions.dtype
@@ -42,8 +58,11 @@ def shortest_distance_ratio(batch: Batch) -> Float[Tensor, "N 1"]:
     pbc = batch["pbc"] if "pbc" in batch else torch.zeros(n, 3, dtype=torch.bool, device=device)
     numbers = batch["atomic_numbers"].clamp(0, len(radii) - 1)
     ratio = torch.zeros(n, 1, dtype=dtype, device=device)
-    launch(_kernel(precision_of(dtype)), n, [batch.batch_ptr, positions, radii[numbers], cell, pbc, ratio], device)
-    return ratio
+    n_fragments = torch.zeros(n, 1, dtype=torch.int64, device=device)
+    parents = torch.arange(batch.num_nodes, dtype=torch.int32, device=device)
+    arguments = [batch.batch_ptr, positions, radii[numbers], cell, pbc, BOND_RATIO, parents, ratio, n_fragments]
+    launch(_kernel(precision_of(dtype)), n, arguments, device)
+    return Contacts(ratio, n_fragments)
 
 
 @cache
@@ -64,14 +83,26 @@ def _kernel(precision: Precision) -> wp.Kernel:
             n = int(wp.floor(wp.min(distance / spacing + half, real(1.0e4))))
         return n
 
+    @wp.func
+    def root(parents: wp.array(dtype=wp.int32), atom: wp.int32) -> wp.int32:
+        """The atom that stands for the fragment of this one; the way there is halved."""
+        at = int(atom)
+        while parents[at] != at:
+            parents[at] = parents[parents[at]]
+            at = parents[at]
+        return at
+
     @wp.kernel(enable_backward=False, module="unique")
-    def shortest(
+    def find_contacts(
         ptr: wp.array(dtype=wp.int32),
         positions: wp.array(dtype=vec3),
         radii: wp.array(dtype=real),
         cell: wp.array(dtype=mat33),
         pbc: wp.array2d(dtype=wp.bool),
+        bond_ratio: real,
+        parents: wp.array(dtype=wp.int32),
         ratio: wp.array2d(dtype=real),
+        n_fragments: wp.array2d(dtype=wp.int64),
     ):
         s = wp.tid()
         a = row(cell[s], 0)
@@ -146,6 +177,7 @@ def _kernel(precision: Precision) -> wp.Kernel:
             h_w = real(1.0) / wp.length(dual_w)
 
         best = real(-1.0)
+        fragments = ptr[s + 1] - ptr[s]
         for i in range(ptr[s], ptr[s + 1]):
             for j in range(i, ptr[s + 1]):
                 d = positions[j] - positions[i]
@@ -172,7 +204,7 @@ def _kernel(precision: Precision) -> wp.Kernel:
                     if limit < zero:
                         continue
                 if best >= zero:
-                    limit = wp.min(limit, best * both)
+                    limit = wp.min(limit, wp.max(best, bond_ratio) * both)
                 n_u = reach(limit, h_u)
                 n_v = reach(limit, h_v)
                 n_w = reach(limit, h_w)
@@ -193,8 +225,15 @@ def _kernel(precision: Precision) -> wp.Kernel:
                     found = wp.sqrt(nearest) / both
                     if best < zero or found < best:
                         best = found
+                    if i != j and found <= bond_ratio:
+                        first = root(parents, i)
+                        second = root(parents, j)
+                        if first != second:
+                            parents[wp.max(first, second)] = wp.min(first, second)
+                            fragments -= 1
         if best < zero:
             best = wp.sqrt(real(-1.0))
         ratio[s, 0] = best
+        n_fragments[s, 0] = wp.int64(fragments)
 
-    return shortest
+    return find_contacts

@@ -22,19 +22,20 @@ from torch import Tensor
 
 from campaign.data import Batch
 from campaign.data.warp_interop import BoundLaunch, precision_of
+from campaign.dynamics.carried import carries_state, evaluate_first
 from campaign.dynamics.convergence import ConvergenceHook
 from campaign.dynamics.exit_kernels import N_TALLIES, Cause, Tally, exit_kernel
 from campaign.dynamics.optimizers.strain import ALL_FREE, CellMode, StrainMask, cell_code
 from campaign.dynamics.symmetry import SYMMETRY_KEYS, followed_keys, symmetrise
 from campaign.dynamics.tally import LaggedTally
 from campaign.errors import ArgumentError
-from campaign.fields import ERROR_BYTES
+from campaign.fields import ERROR_BYTES, Level
 from campaign.outcomes import RUNNING, Outcome
 
 __all__ = ["ENGINE_KEYS", "ExitSettings", "Exits", "describe", "prepare"]
 
-CAUSE: Final = "_cause"
-INITIAL_VOLUME: Final = "_initial_volume"
+CAUSE: Final = "cause"
+INITIAL_VOLUME: Final = "initial_volume"
 ENGINE_KEYS: Final = frozenset({CAUSE, INITIAL_VOLUME, "status", "velocities"}) | SYMMETRY_KEYS
 """Keys, where they are there, that the engine needs while a system runs and that say nothing about it once it has ended."""
 
@@ -83,7 +84,8 @@ class ExitSettings:
 def prepare(batch: Batch, first_id: int = 0) -> None:
     """Give a batch every key that a relaxation keeps per system, for systems that have not begun; positions must be there.
 
-    Systems without `system_id` get the numbers from `first_id` on.
+    Systems without `system_id` get the numbers from `first_id` on. Those that carry the state of a dynamics are in the middle of theirs:
+    they keep what they bring, and are evaluated and judged before they move.
 
     >>> batch = Batch.from_arrays([1], {"positions": torch.zeros(1, 3)}, {})
     >>> prepare(batch)
@@ -92,10 +94,23 @@ def prepare(batch: Batch, first_id: int = 0) -> None:
     """
     n, positions, device = batch.num_graphs, batch["positions"], batch.device
     real = {"dtype": positions.dtype, "device": device}
-    for key in ("forces", "velocities"):
-        batch[key] = torch.zeros_like(positions)
-    batch["energy"] = torch.zeros(n, 1, **real)
-    batch["stress"] = torch.zeros(n, 3, 3, **real)
+    starts = {key: torch.zeros_like(positions) for key in ("forces", "velocities")}
+    starts |= {
+        key: torch.full((n, 1), torch.nan, **real)
+        for key in ("fmax", "smax", "initial_energy", "energy_per_atom", "shortest_distance_ratio")
+    }
+    starts |= {"energy": torch.zeros(n, 1, **real), "stress": torch.zeros(n, 3, 3, **real)}
+    starts |= {"volume_ratio": torch.ones(n, 1, **real), INITIAL_VOLUME: torch.zeros(n, 1, **real)}
+    for key, code in (("status", 0), ("outcome", RUNNING), ("n_steps", 0), ("n_fragments", 0), (CAUSE, Cause.NONE)):
+        starts[key] = torch.full((n, 1), int(code), dtype=torch.int64, device=device)
+    starts["error"] = torch.zeros(n, ERROR_BYTES, dtype=torch.uint8, device=device)
+    resumed = carries_state(batch)
+    for key, start in starts.items():
+        if resumed is not None and key in batch:
+            rows = resumed[batch.batch_idx] if batch.level_of(key) is Level.ATOM else resumed
+            start[rows] = batch[key][rows]
+        batch[key] = start
+    evaluate_first(batch)
     if "cell" not in batch or "pbc" not in batch:
         batch["cell"] = torch.zeros(n, 3, 3, **real)
         batch["pbc"] = torch.zeros(n, 3, dtype=torch.bool, device=device)
@@ -103,13 +118,6 @@ def prepare(batch: Batch, first_id: int = 0) -> None:
         batch["fixed"] = torch.zeros(batch.num_nodes, 3, dtype=torch.bool, device=device)
     if "system_id" not in batch:
         batch["system_id"] = torch.arange(first_id, first_id + n, device=device).view(n, 1)
-    for key, start in (("status", 0), ("outcome", RUNNING), ("n_steps", 0), (CAUSE, Cause.NONE)):
-        batch.add_key(key, torch.full((n, 1), int(start), dtype=torch.int64, device=device), "system", overwrite=True)
-    for key in ("fmax", "smax", "initial_energy", "shortest_distance_ratio"):
-        batch[key] = torch.full((n, 1), torch.nan, **real)
-    batch["volume_ratio"] = torch.ones(n, 1, **real)
-    batch.add_key(INITIAL_VOLUME, torch.zeros(n, 1, **real), "system", overwrite=True)
-    batch["error"] = torch.zeros(n, ERROR_BYTES, dtype=torch.uint8, device=device)
 
 
 class Exits(ConvergenceHook):

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from campaign.data import Batch
+from campaign.dynamics import carried
 from campaign.dynamics.convergence import ConvergenceHook
 from campaign.dynamics.exchange import bookkeep
 from campaign.dynamics.loop import BaseDynamics
@@ -77,6 +78,8 @@ class FusedStage(BaseDynamics):
         self.sub_stages = list(sub_stages)
         self.__needs_keys__ = {key for _, dynamics in sub_stages for key in dynamics.__needs_keys__}
         self.__provides_keys__ = {key for _, dynamics in sub_stages for key in dynamics.__provides_keys__}
+        for code, dynamics in self.sub_stages:
+            dynamics._carried_prefix = f"{carried.PREFIX}_{code}"
         self.entry_status = entry_status
         self.init_fn = init_fn
         self.convergence_check_frequency = 1
@@ -276,6 +279,16 @@ class FusedStage(BaseDynamics):
             self._state_of = batch.atom_segments
             evaluates_first = any(dynamics.evaluates_first for _, dynamics in self.sub_stages)
             self._fresh = torch.ones(batch.num_graphs, dtype=torch.bool, device=batch.device) if evaluates_first else None
+
+    def with_state(self, batch: Batch) -> Batch:
+        """Return the batch in progress with the states of all sub-stages as further fields; see `BaseDynamics.with_state`.
+
+        At AFTER_STEP the budgets of sub-stages with `n_steps` have not counted the step yet: take checkpoints of such a run at BEFORE_STEP.
+        """
+        for _, dynamics in self.sub_stages:
+            dynamics._ensure_state_initialized(batch)
+            batch = dynamics.with_state(batch)
+        return batch
 
     def _sync_state_to_batch(self, remaining_indices: Int64[Tensor, " M"], n_new: int, template_batch: Batch) -> None:
         # Newcomers have no forces, whatever the sub-stages are.

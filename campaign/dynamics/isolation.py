@@ -121,20 +121,25 @@ class IsolatingModel(BaseModelMixin):
 
     def _halves(self, batch: Batch) -> ModelOutputs:
         middle = batch.num_graphs // 2
-        parts = []
+        halves, parts = [], []
         for rows in (slice(0, middle), slice(middle, None)):
             half = batch.index_select(rows, exclude_keys=NEIGHBOR_KEYS)
             # With neighbour hooks of their own: those of the whole batch keep what they know of it.
+            halves.append(half)
             parts.append(self._outputs(half, None))
             for key in ("outcome", "error"):
                 batch[key][rows] = half[key]
-        return OrderedDict((key, _joined(key, parts)) for key in _KEYS if any(part.get(key) is not None for part in parts))
+        joined = {key: _joined(key, halves, parts) for key in _KEYS}
+        return OrderedDict((key, value) for key, value in joined.items() if value is not None)
 
 
-def _joined(key: str, parts: Sequence[ModelOutputs]) -> Tensor:
-    values = [part[key] for part in parts]
-    known = next(value for value in values if value is not None)
-    return torch.cat([value.to(known.dtype) for value in values if value is not None])
+def _joined(key: str, halves: Sequence[Batch], parts: Sequence[ModelOutputs]) -> Tensor | None:
+    """Return an output of both halves; what one of them was not given, since the model has none and only a failed system has, stays."""
+    values = [part.get(key) for part in parts]
+    known = next((value for value in values if value is not None), None)
+    if known is None or any(value is None and key not in half for half, value in zip(halves, values, strict=True)):
+        return None
+    return torch.cat([(half[key] if value is None else value).to(known.dtype) for half, value in zip(halves, values, strict=True)])
 
 
 def _keep_ended(outputs: ModelOutputs, batch: Batch) -> ModelOutputs:

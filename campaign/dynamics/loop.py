@@ -22,6 +22,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from campaign.data import Batch, Segments
+from campaign.dynamics import carried
 from campaign.dynamics.convergence import ConvergenceHook
 from campaign.dynamics.in_flight import InFlightMixin
 from campaign.errors import ArgumentError, ModelOutputError, OperandError
@@ -74,6 +75,8 @@ class BaseDynamics(InFlightMixin, HookRegistryMixin):
     """Rank of this process among all of the run; told to hooks."""
 
     _mutable_fields: tuple[str, ...] = ("positions", "velocities", "cell")
+    _carried_prefix: str = carried.PREFIX
+    """What the fields of `with_state` begin with."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -274,6 +277,20 @@ class BaseDynamics(InFlightMixin, HookRegistryMixin):
         self._state_of = batch.atom_segments
         self._fresh = torch.ones(batch.num_graphs, dtype=torch.bool, device=batch.device) if self.evaluates_first else None
         self._init_state(batch)
+        self._take_state(batch)
+
+    def with_state(self, batch: Batch) -> Batch:
+        """Return the batch in progress with the state of its systems, if there is any, as further fields; nothing is copied.
+
+        It is a checkpoint: a run that is given this batch, or some systems of it, goes on where this one is.
+        """
+        if not hasattr(self, "_state") or self._state_of is not batch.atom_segments:
+            return batch
+        return carried.with_state(batch, self._state, self._fresh, self._carried_prefix)
+
+    def _take_state(self, batch: Batch) -> None:
+        if hasattr(self, "_state"):
+            carried.take_state(batch, self._state, self._fresh, self._carried_prefix)
 
     def _sync_state_to_batch(self, remaining_indices: Int64[Tensor, " M"], n_new: int, template_batch: Batch) -> None:
         """Keep the state of the systems that remain, in this order, and make that of the last `n_new` systems of `template_batch`."""
@@ -294,6 +311,7 @@ class BaseDynamics(InFlightMixin, HookRegistryMixin):
         self._state: Batch = parts[0]
         for part in parts[1:]:
             self._state.append(part)
+        self._take_state(template_batch)
 
     def _sync_fresh(self, remaining_indices: Int64[Tensor, " M"], n_new: int, template_batch: Batch) -> None:
         if self._fresh is None and not n_new:

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from campaign.data import Batch
 from campaign.dynamics.burst import Burst
-from campaign.dynamics.distances import shortest_distance_ratio
+from campaign.dynamics.carried import carried_keys
+from campaign.dynamics.distances import contacts
 from campaign.dynamics.exit_kernels import Cause
 from campaign.dynamics.exits import CAUSE, ENGINE_KEYS, Exits, ExitSettings, describe, prepare
 from campaign.dynamics.isolation import IsolatingModel
@@ -123,8 +124,10 @@ class Relaxation:
     """Relaxes everything that a sampler gives and writes each system to a sink when it has ended.
 
     Every system ends with an outcome, whatever becomes of it, and leaves the same way: fields `outcome`, `error`, `n_steps`, `fmax`,
-    `smax`, `initial_energy`, `volume_ratio` and `shortest_distance_ratio` beside its structure, energy, forces and stress. What a system
-    does depends on itself only: with a deterministic model its result has the same bits alone or among others, early or late.
+    `smax`, `initial_energy` and the quality columns `energy_per_atom`, `volume_ratio`, `shortest_distance_ratio` and `n_fragments`, which
+    flag and judge nothing, beside its structure, energy, forces and stress. What a system
+    does depends on itself only: with a deterministic model its result has the same bits alone or among others, early or late, in one go or
+    continued from what a `SnapshotHook` wrote, which the sampler then gives (`newest_of_each`).
 
     Args:
         model: what gives energy, forces and, where the cell relaxes, stress.
@@ -274,6 +277,8 @@ class Relaxation:
         template = batch if kept is None else kept
         if template is not None:
             self.dynamics._sync_state_to_batch(torch.from_numpy(remaining), n_new, template)
+        if kept is not None:
+            self.dynamics._ensure_state_initialized(kept)
         self.exits.forget()
         self.statistics.n_exchanges += 1
         spent = perf_counter() - start
@@ -326,7 +331,8 @@ class Relaxation:
         rows = np.flatnonzero(moved.cpu().numpy())
         if len(rows):
             self._go_back(leaving, rows, ended[rows])
-        leaving["shortest_distance_ratio"] = shortest_distance_ratio(leaving)
+        leaving["shortest_distance_ratio"], leaving["n_fragments"] = contacts(leaving)
+        leaving["energy_per_atom"] = leaving["energy"] / leaving.num_nodes_per_graph.view(-1, 1)
         self._record(leaving)
 
     def _go_back(self, leaving: Batch, rows: ndarray[Any, Any], positions_in_batch: ndarray[Any, Any]) -> None:
@@ -366,7 +372,7 @@ class Relaxation:
                 self.exits.settings,
             )
             leaving["error"][row] = torch.from_numpy(np.frombuffer(encode_error(text), dtype=np.uint8).copy())
-        for key in ENGINE_KEYS:
+        for key in (*ENGINE_KEYS, *carried_keys(leaving)):
             if key in leaving:
                 del leaving[key]
         start = perf_counter()

@@ -39,7 +39,9 @@ class Audit:
 
 
 def audit_store(target: Target, fields: Sequence[Field], advice: str) -> Audit:
-    """Decode all committed rows of a store that must have exactly `fields`; each finding carries `advice`.
+    """Decode all committed rows of a store that must have exactly those of `fields` that its format version has.
+
+    Each finding carries `advice`.
 
     >>> import numpy as np
     >>> from zarr.storage import MemoryStore
@@ -78,7 +80,7 @@ def _arrays(reader: StoreReader) -> Iterator[tuple[str, Level, bool]]:
 
 
 def _field_faults(reader: StoreReader, fields: Sequence[Field]) -> Iterator[str]:
-    present, wanted = {field.name for field in reader.fields}, {field.name for field in fields}
+    present, wanted = {field.name for field in reader.fields}, {field.name for field in fields if field.since <= reader.format_version}
     for name in sorted(wanted - present):
         yield f"The field {name!r} is missing."
     for name in sorted(present - wanted):

@@ -75,7 +75,7 @@ def run_consolidation(
 
     `sources` gives the folder of each source of the plan. With `carried` fields, source 0 is `inputs.zarr`: these come from it at the row
     `system_id` for every system; and rows whose source is 0 are rejects and come from it altogether, with NaN where a relaxation would
-    have said something.
+    have said something. So has a source of an older format version where it has no such field.
 
     Raises:
         StoreDamagedError: a source has a chunk that is missing or damaged, or is shorter than planned.
@@ -140,8 +140,8 @@ def _gather_atoms(job: RangeJob, field: Field, readers: Mapping[int, StoreReader
 
 def _read(job: RangeJob, number: int, reader: StoreReader, field: Field, at: NDArray[np.int64]) -> NDArray[Any]:
     """Return a field of the systems `at` of the range, all of which come from source `number`."""
-    is_reject = number == 0 and bool(job.carried)
-    if is_reject and all(field.name != known.name for known in reader.fields):
+    may_lack = field.since > reader.format_version or (number == 0 and bool(job.carried))
+    if may_lack and all(field.name != known.name for known in reader.fields):
         n_rows = len(at) if field.level is Level.SYSTEM else int(job.n_atoms[at].sum())
         return np.full((n_rows, *field.trailing), np.nan if field.dtype.startswith("float") else 0, dtype=field.dtype)
     return reader.read_system(field.name, job.row[at]) if field.level is Level.SYSTEM else reader.read_atoms(field.name, job.row[at])[1]

@@ -95,6 +95,11 @@ class StoreReader:
         return self._n_systems
 
     @property
+    def format_version(self) -> int:
+        """Version of the format; ours for a store of another program."""
+        return int(self._root["attributes"]["format_version"]) if self._ours else FORMAT_VERSION
+
+    @property
     def fields(self) -> tuple[Field, ...]:
         """Columns of the store."""
         return self._fields

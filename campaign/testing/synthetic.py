@@ -143,6 +143,8 @@ def synthetic_systems(
         "n_steps": np.minimum(rng.gamma(3.0, 25.0, n_systems).astype(np.int64), 500)[:, None],
         "fmax": (0.02 * rng.beta(4, 1.2, n_systems))[:, None],
         "smax": (0.002 * rng.beta(3, 1.5, n_systems) * ~is_cluster)[:, None],
+        "energy_per_atom": (energy / n_atoms)[:, None],
+        "n_fragments": rng.choice([1, 2], n_systems, p=[0.97, 0.03])[:, None],
         "initial_energy": (energy + 0.05 * n_atoms)[:, None],
         "shortest_distance_ratio": rng.normal(0.95, 0.02, (n_systems, 1)),
         "volume_ratio": np.where(is_cluster, 1.0, rng.normal(1.0, 0.02, n_systems))[:, None],

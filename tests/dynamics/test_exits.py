@@ -75,12 +75,12 @@ def test_stress_counts_where_the_cell_relaxes() -> None:
     stress = torch.diag(torch.tensor([0.01, -0.02, 9.0], dtype=torch.float64))
     measured = {}
     for mode in CellMode:
-        batch = running(cell=cell, pbc=torch.tensor(pbc), stress=stress, _initial_volume=64.0)
+        batch = running(cell=cell, pbc=torch.tensor(pbc), stress=stress, initial_volume=64.0)
         end_of(batch, cell_mode=mode)
         measured[mode] = float(batch["smax"])
     # Across the slab nothing counts; the mean is over the two directions that do.
     assert measured == pytest.approx({CellMode.FIXED: 0.0, CellMode.ISOTROPIC: 0.005, CellMode.FULL: 0.02, CellMode.FIXED_VOLUME: 0.015})
-    bad = running(cell=cell, pbc=torch.tensor(pbc), stress=torch.full((3, 3), NAN), _initial_volume=64.0)
+    bad = running(cell=cell, pbc=torch.tensor(pbc), stress=torch.full((3, 3), NAN), initial_volume=64.0)
     assert end_of(bad, cell_mode=CellMode.FULL) is Outcome.DIVERGED
     assert Cause(int(bad[CAUSE][0])) is Cause.STRESS_NOT_FINITE
     assert torch.isnan(bad["smax"]).all()
@@ -90,7 +90,7 @@ def test_stress_counts_where_the_cell_relaxes() -> None:
     ("edge", "outcome"), [(2.7, Outcome.CONVERGED), (2.72, Outcome.DIVERGED), (0.369, Outcome.CONVERGED), (0.368, Outcome.DIVERGED)]
 )
 def test_volume_bounds(edge: float, outcome: Outcome) -> None:
-    batch = running(cell=edge * torch.eye(3), pbc=torch.tensor([True, True, True]), _initial_volume=1.0)
+    batch = running(cell=edge * torch.eye(3), pbc=torch.tensor([True, True, True]), initial_volume=1.0)
     assert end_of(batch, cell_mode=CellMode.FULL) is outcome
     assert float(batch["volume_ratio"]) == pytest.approx(edge**3)
 

@@ -47,6 +47,9 @@ def test_everything_that_came_in_left_with_an_outcome(crowd: Batch, together: Re
     assert together.statistics.n_steps_total == int(together.batch["n_steps"].sum())
     assert together.statistics.atom_steps == int((together.batch["n_steps"].view(-1) * together.batch.num_nodes_per_graph).sum())
     assert {field.name for field in RESULT_FIELDS} <= {key for key, _ in together.batch}
+    per_atom = together.batch["energy"].view(-1) / torch.tensor(together.batch.num_nodes_list)
+    assert torch.equal(together.batch["energy_per_atom"].view(-1), per_atom)
+    assert together.batch["n_fragments"].view(-1).tolist() == [1] * crowd.num_graphs
 
 
 def test_converged_means_converged_when_ase_asks(crowd: Batch, together: Relaxed) -> None:
@@ -276,6 +279,56 @@ def test_accounts_balance(n_atoms: list[int], max_systems: int, max_atoms: int, 
     assert statistics.n_admitted == statistics.n_left == len(n_atoms)
     assert all(systems <= max_systems and (atoms <= max_atoms or systems == 1) for systems, atoms in most)
     assert sum(statistics.n_finished.values()) == len(n_atoms)
+
+
+class Minefield(Cliff):
+    """A cliff that also raises for systems of four atoms once one of them is close to the origin."""
+
+    def forward(self, data: Batch) -> Any:
+        near = (data["positions"].norm(dim=1) < 0.3) & (data.num_nodes_per_graph == 4)[data.batch_idx]
+        if bool(near.any()):
+            raise ValueError("stepped on a mine")
+        return super().forward(data)
+
+
+class Books:
+    """Checks at each step that every system admitted is either in flight or has been written, and is only one of them."""
+
+    stage, frequency = DynamicsStage.AFTER_STEP, 1
+
+    def __init__(self, sink: HostMemory) -> None:
+        self.sink = sink
+        self.relaxation: Relaxation | None = None
+        self.n_steps = 0
+
+    def __call__(self, ctx: DynamicsContext, stage: Any) -> None:
+        assert ctx.batch is not None and self.relaxation is not None
+        statistics = self.relaxation.statistics
+        left = self.sink.read()["system_id"].view(-1).tolist() if len(self.sink) else []
+        assert statistics.n_admitted == ctx.batch.num_graphs + statistics.n_left
+        assert statistics.n_left == len(left)
+        assert sorted(ctx.batch["system_id"].view(-1).tolist() + left) == list(range(statistics.n_admitted))
+        self.n_steps += 1
+
+
+@pytest.mark.parametrize("refill_every", [None, 1, 5])
+def test_accounts_balance_at_each_step_through_every_kind_of_ending(refill_every: int | None) -> None:
+    batch = random_cloud([1 + i % 6 for i in range(40)])
+    batch["positions"][batch.batch_idx % 5 == 0] *= 30.0  # too far to converge in time
+    for rejected in (2, 17, 18, 39):
+        batch["positions"][int(batch.batch_ptr[rejected])] = torch.nan
+    sink = HostMemory(100)
+    books = Books(sink)
+    how = RelaxSettings(fmax_ev_per_ang=1e-3, max_steps=70, refill_every=refill_every)
+    relaxation = Relaxation(Minefield(), how, BatchSampler(batch), [sink], [books], max_systems=6, max_atoms=17)
+    books.relaxation = relaxation
+    statistics = relaxation.run()
+    print(f"{books.n_steps} steps, {statistics.n_exchanges} exchanges, {statistics.n_finished}")
+    assert books.n_steps > 70 and statistics.n_exchanges > 6
+    assert statistics.n_admitted == statistics.n_left == len(sink) == 40
+    assert set(statistics.n_finished) == {Outcome.CONVERGED, Outcome.MAX_STEPS, Outcome.DIVERGED, Outcome.FAILED}
+    by_outcome = np.bincount(sink.read()["outcome"].view(-1).numpy(), minlength=5)
+    assert {outcome: int(by_outcome[outcome]) for outcome in statistics.n_finished} == statistics.n_finished
 
 
 def test_systems_without_an_id_are_numbered() -> None:

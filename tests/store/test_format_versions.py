@@ -13,6 +13,7 @@ import pytest
 
 from campaign.fields import FIELDS, INPUT_FIELDS, RESULT_FIELDS
 from campaign.store import FORMAT_VERSION, Chunking, ShardWriter, StoreReader, write_store
+from campaign.store.audit import audit_store
 from campaign.testing.store_rows import made_up_columns, slice_columns
 
 DATA = Path(__file__).parent / "data"
@@ -32,6 +33,12 @@ def test_every_version_is_read(version: int, name: str) -> None:
         for key, values in reader.read().items():
             np.testing.assert_array_equal(values.astype(expected[key].dtype), expected[key], err_msg=key)
             assert FIELDS[key].trailing == values.shape[1:]
+
+
+@pytest.mark.parametrize("version", range(1, FORMAT_VERSION + 1))
+@pytest.mark.parametrize("name", SAMPLES)
+def test_every_version_is_sound_as_what_it_is(version: int, name: str) -> None:
+    assert audit_store(DATA / f"v{version}" / name, SAMPLES[name], "").findings == ()
 
 
 def make_sample(folder: Path) -> None:

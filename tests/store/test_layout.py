@@ -10,7 +10,7 @@ import zarr
 
 from campaign.errors import StoreError
 from campaign.fields import STORE_FIELDS
-from campaign.store import Chunking, write_store
+from campaign.store import FORMAT_VERSION, Chunking, write_store
 from campaign.testing.store_rows import made_up_columns
 
 SIZES = np.array([3, 0, 2], dtype=np.int64)
@@ -38,7 +38,7 @@ def test_any_zarr_reader_finds_groups_arrays_and_attributes(tmp_path: Path) -> N
     assert not {"source", "info"} & (listed["core"].keys() | listed["custom"].keys())
     assert (root.attrs["format"], root.attrs["format_version"], root.attrs["num_samples"], root.attrs["note"]) == (
         "relax-campaign/csr",
-        1,
+        FORMAT_VERSION,
         3,
         1,
     )

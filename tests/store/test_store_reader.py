@@ -130,7 +130,7 @@ def test_a_store_of_a_newer_release_is_refused(on_disk: Path) -> None:
     root = json.loads((on_disk / "zarr.json").read_text())
     root["attributes"]["format_version"] = 99
     (on_disk / "zarr.json").write_text(json.dumps(root))
-    with pytest.raises(StoreError, match=r"format_version 99; this release reads 1 to 1. Install a newer"):
+    with pytest.raises(StoreError, match=r"format_version 99; this release reads 1 to 2. Install a newer"):
         StoreReader.open(on_disk)
 
 

@@ -3,7 +3,7 @@
 from campaign.dynamics.hooks.freeze import FreezeAtomsHook
 from campaign.dynamics.hooks.logging import LoggingHook
 from campaign.dynamics.hooks.safety import MaxForceClampHook, NaNDetectorHook
-from campaign.dynamics.hooks.snapshot import ConvergedSnapshotHook, SnapshotHook
+from campaign.dynamics.hooks.snapshot import ConvergedSnapshotHook, SnapshotHook, newest_of_each
 
 __all__ = [
     "ConvergedSnapshotHook",
@@ -12,4 +12,5 @@ __all__ = [
     "MaxForceClampHook",
     "NaNDetectorHook",
     "SnapshotHook",
+    "newest_of_each",
 ]
