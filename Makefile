@@ -4,16 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONUNBUFFERED := 1
 
-.PHONY: install demo test test-slurm bench lint clean
+.PHONY: install demo test test-slurm bench bench-peers lint clean
 
 install: $(VENV)/installed
+
+# The reference of the dynamics contract, which tests compare with. It comes without its requirements of 1.8 GB; what it imports of them is
+# the extra `reference`. See docs/dependencies.md.
+REFERENCE := nvalchemi-toolkit nvidia-physicsnemo s3fs
 
 # torch first and alone: the pinned release has a CPU wheel, and nothing after it may replace it.
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24" -c constraints.txt
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[local,sevennet,analysis,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[local,sevennet,analysis,dev,reference]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps $(REFERENCE)
 	touch $@
 
 demo: install
@@ -26,8 +31,14 @@ test: install
 test-slurm: install
 	$(BIN)/python -m pytest -m slurm tests/cluster
 
+NO_BENCHMARKS := benchmarks/figures.py benchmarks/environments.py
+
 bench: install
-	@for script in $(filter-out benchmarks/figures.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(BIN)/python $$script --quick || exit 1; done
+	@for script in $(filter-out $(NO_BENCHMARKS),$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(BIN)/python $$script --quick || exit 1; done
+
+# Virtual environments of the peers that benchmarks compare with; see docs/benchmarks.md.
+bench-peers: install
+	$(BIN)/python benchmarks/environments.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -338,10 +338,7 @@ class Batch(Sizes):
         Raises:
             BatchError: a mask has the wrong length, or `src_batch` lacks a key of this one.
         """
-        copied = buffer.put(self, src_batch, mask, dest_mask)
-        if copied_mask is not None:
-            copied_mask.copy_(copied)
-        src_batch.__dict__["_copied_mask"] = copied
+        src_batch.__dict__["_copied_mask"] = buffer.put(self, src_batch, mask, dest_mask, copied_mask)
 
     def defrag(self, copied_mask: Bool[Tensor, " N"] | None = None) -> Self:
         """Remove the systems in `copied_mask`, by default those of the last `put`, and keep the room; return the batch itself.

@@ -46,13 +46,15 @@ def allocate(
     return tensors, levels, Segments(_NONE.copy(), device), Segments(_NONE.copy(), device), capacity
 
 
-def put(batch: Batch, source: Batch, mask: Tensor, dest_mask: Tensor | None) -> Bool[Tensor, " M"]:
-    """Copy what fits of the masked systems of `source`; return which were copied.
+def put(batch: Batch, source: Batch, mask: Tensor, dest_mask: Tensor | None, copied_mask: Tensor | None = None) -> Bool[Tensor, " M"]:
+    """Copy what fits of the masked systems of `source`; return which were copied, and write it to `copied_mask` where one is given.
 
     Raises:
         BatchError: a mask has the wrong length, or `source` lacks a key of the batch or has it with other rows.
     """
     wanted = checked_mask(mask, source.num_graphs, "mask").cpu().numpy()
+    if copied_mask is not None:
+        checked_mask(copied_mask, source.num_graphs, "copied_mask")
     free = {level: _room(batch, level) - batch.n_rows(level) for level in Level}
     if dest_mask is not None:
         occupied = checked_mask(dest_mask, batch.system_capacity, "dest_mask")
@@ -66,7 +68,10 @@ def put(batch: Batch, source: Batch, mask: Tensor, dest_mask: Tensor | None) -> 
         _copy(batch, source, np.flatnonzero(copied), needs_edges)
         if dest_mask is not None:
             dest_mask[torch.nonzero(~dest_mask).flatten()[: int(copied.sum())]] = True
-    return torch.from_numpy(copied).to(source.device)
+    result = torch.from_numpy(copied).to(source.device)
+    if copied_mask is not None:
+        copied_mask.copy_(result)
+    return result
 
 
 def _copy(batch: Batch, source: Batch, systems: Int64[ndarray, " M"], needs_edges: bool) -> None:

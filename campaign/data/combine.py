@@ -61,9 +61,11 @@ def _as_integers(idx: Any, n_systems: int) -> ndarray[Any, Any]:
 def select(batch: Batch, systems: Int64[ndarray, " M"], excluded: Collection[str]) -> Parts:
     """Return the parts of a batch of some systems, in the order given."""
     old = batch.atom_segments
-    atoms = Segments(old.lengths[systems], batch.device)
-    edges = Segments(batch.edge_segments.lengths[systems], batch.device)
     levels = {key: level for key, level in batch._levels.items() if key not in excluded}
+    atoms = Segments(old.lengths[systems], batch.device)
+    # Edges are counted where something is known of them.
+    n_edges = batch.edge_segments.lengths[systems] if Level.EDGE in levels.values() else np.zeros(len(systems), dtype=np.int64)
+    edges = Segments(n_edges, batch.device)
     take = _take_rows(batch, systems, frozenset(levels.values()))
     tensors = {key: take[level](batch._tensors[key]) for key, level in levels.items()}
     moved = atoms.ptr[:-1] - old.ptr[systems]

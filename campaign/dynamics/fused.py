@@ -143,7 +143,9 @@ class FusedStage(BaseDynamics):
 
         before = status.clone()
         self._call_stage_hooks(DynamicsStage.AFTER_STEP, batch, masks)
-        self._call_own_hooks(DynamicsStage.AFTER_STEP, batch)
+        # The reverse of BEFORE_STEP.
+        self._call_hooks(DynamicsStage.AFTER_STEP, batch)
+        self._fused._call_hooks(DynamicsStage.AFTER_STEP, batch)
         self._migrate_on_budget(batch, masks)
         for mask, (_, dynamics) in zip(masks, self.sub_stages, strict=True):
             self._report_convergence(dynamics, batch, mask)

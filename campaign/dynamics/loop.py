@@ -242,7 +242,16 @@ class BaseDynamics(InFlightMixin, HookRegistryMixin):
         return mask
 
     def masked_update(self, batch: Batch, mask: Bool[Tensor, " N"]) -> None:
-        """Do `pre_update` and `post_update` for the masked systems; positions, velocities and cells of the others stay as they are."""
+        """Do `pre_update` and `post_update` for the masked systems; positions, velocities and cells of the others stay as they are.
+
+        Raises:
+            ArgumentError: the mask does not have one entry per system (a ValueError).
+        """
+        if tuple(mask.shape) != (batch.num_graphs,):
+            raise ArgumentError(
+                f"a mask of shape {tuple(mask.shape)} was given for a batch of {batch.num_graphs} systems; it must have shape "
+                f"({batch.num_graphs},). Nothing was moved."
+            )
         self._ensure_state_initialized(batch)
         self._masked_pre_update(batch, mask)
         self._masked_post_update(batch, mask)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from campaign.data import AtomicData, Batch
-from campaign.errors import ContractError, ModelOutputError
+from campaign.errors import ArgumentError, ContractError, ModelOutputError
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -201,10 +201,10 @@ class BaseModelMixin(abc.ABC):
         """Set a field of `model_config`.
 
         Raises:
-            ContractError: there is no such field.
+            ArgumentError: there is no such field.
         """
         if key not in ModelConfig.model_fields:
-            raise ContractError(f"ModelConfig has no field {key!r}; it has {', '.join(ModelConfig.model_fields)}. Set one of these.")
+            raise ArgumentError(f"ModelConfig has no field {key!r}; it has {', '.join(ModelConfig.model_fields)}. Set one of these.")
         setattr(self.model_config, key, value)
 
     # Embeddings
