@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from campaign.data import Batch
-from campaign.errors import ContractError, MissingDependencyError
+from campaign.dynamics.model_errors import Fault, fault_of
 from campaign.fields import NEIGHBOR_KEYS, Level, encode_error
 from campaign.hooks import DynamicsContext, DynamicsStage, Hook
 from campaign.models.base import BaseModelMixin, ModelOutputs
@@ -32,7 +32,7 @@ _KEYS = ("energy", "forces", "stress")
 
 
 class IsolatingModel(BaseModelMixin):
-    """A model whose errors are outcomes of systems.
+    """A model whose errors are outcomes of systems; whose fault an error is, `model_errors.py` says.
 
     Batches have the keys `outcome` and `error`. What cannot be the fault of a system is raised: errors of the contract, a missing
     package, a broken device, and any error once `MOST_FAILURES` systems in a row have raised alone with no success in between, since then
@@ -87,9 +87,10 @@ class IsolatingModel(BaseModelMixin):
 
     def _take_apart(self, batch: Batch, error: Exception) -> ModelOutputs:
         """Evaluate by halves what raised as a whole; a single system that raised has failed."""
-        if isinstance(error, (ContractError, MissingDependencyError, torch.AcceleratorError)):
+        fault = fault_of(error)
+        if fault in (Fault.SETUP, Fault.DEVICE):
             raise error
-        if isinstance(error, torch.OutOfMemoryError):
+        if fault is Fault.MEMORY:
             torch.cuda.empty_cache()
             self._max_atoms_per_call = min(self._max_atoms_per_call, max(1, batch.num_nodes // 2))
         if batch.num_graphs > 1:
