@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -26,10 +27,10 @@ from campaign.dynamics.exit_kernels import N_TALLIES, Cause, Tally, exit_kernel
 from campaign.dynamics.optimizers.strain import CellMode
 from campaign.dynamics.tally import LaggedTally
 from campaign.errors import ArgumentError
-from campaign.fields import ERROR_BYTES
+from campaign.fields import ERROR_BYTES, encode_error
 from campaign.outcomes import RUNNING, Outcome
 
-__all__ = ["ENGINE_KEYS", "ExitSettings", "Exits", "describe", "prepare"]
+__all__ = ["ENGINE_KEYS", "ExitSettings", "Exits", "describe", "prepare", "set_error"]
 
 CAUSE: Final = "_cause"
 INITIAL_VOLUME: Final = "_initial_volume"
@@ -199,6 +200,11 @@ class Exits(ConvergenceHook):
 
 _READ: Final = ("energy", "forces", "stress", "cell", "pbc")
 _KEPT: Final = ("n_steps", "status", "outcome", CAUSE, "fmax", "smax", "initial_energy", INITIAL_VOLUME, "volume_ratio")
+
+
+def set_error(batch: Batch, row: int, text: str) -> None:
+    """Put a sentence into the `error` field of one system."""
+    batch["error"][row] = torch.from_numpy(np.frombuffer(encode_error(text), dtype=np.uint8).copy())
 
 
 def describe(outcome: Outcome, cause: Cause, n_steps: int, fmax: float, smax: float, settings: ExitSettings) -> str:
