@@ -11,6 +11,7 @@ says which stands. It is the `convergence_hook` of a relaxation. `describe` is t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -33,6 +34,7 @@ from campaign.outcomes import RUNNING, Outcome
 __all__ = ["ENGINE_KEYS", "ExitSettings", "Exits", "describe", "prepare", "set_error"]
 
 CAUSE: Final = "_cause"
+FLOAT32_FORCE_BOUND: Final = 1e15
 INITIAL_VOLUME: Final = "_initial_volume"
 ENGINE_KEYS: Final = frozenset({CAUSE, INITIAL_VOLUME, "status", "velocities"})
 """Keys that the engine needs while a system runs and that say nothing about it once it has ended."""
@@ -58,9 +60,9 @@ class ExitSettings:
     cell_mode: CellMode = CellMode.FIXED
     """Which stress components count."""
     energy_bound_ev_per_atom: float = 1e7
-    """Diverged beyond, either sign. Random starts of a pair potential come close to it and recover."""
-    force_bound_ev_per_ang: float = 1e9
-    """Diverged beyond."""
+    """Diverged when so far below zero: atoms fall into each other. None above: bounded steps calm any start."""
+    force_bound_ev_per_ang: float = 1e100
+    """Diverged beyond: squares of forces come to the end of double precision. In single precision it is at most `FLOAT32_FORCE_BOUND`."""
     volume_ratio_bound: float = 20.0
     """Diverged when the volume has grown, or shrunk, by more than this factor."""
 
@@ -178,7 +180,7 @@ class Exits(ConvergenceHook):
             settings.fmax_ev_per_ang,
             settings.smax_ev_per_ang3,
             settings.energy_bound_ev_per_atom,
-            settings.force_bound_ev_per_ang,
+            min(settings.force_bound_ev_per_ang, FLOAT32_FORCE_BOUND if batch["forces"].dtype == torch.float32 else math.inf),
             settings.volume_ratio_bound,
         ]
 
@@ -232,7 +234,7 @@ _CAUSES: Final[dict[Cause, str]] = {
     Cause.ENERGY_NOT_FINITE: "the energy is not finite",
     Cause.FORCES_NOT_FINITE: "a force is not finite",
     Cause.STRESS_NOT_FINITE: "the stress is not finite",
-    Cause.ENERGY_OUT_OF_BOUNDS: "the energy is beyond {0.energy_bound_ev_per_atom:g} eV per atom",
+    Cause.ENERGY_OUT_OF_BOUNDS: "the energy is below -{0.energy_bound_ev_per_atom:g} eV per atom",
     Cause.FORCES_OUT_OF_BOUNDS: "a force is beyond {0.force_bound_ev_per_ang:g} eV/Å",
     Cause.VOLUME_OUT_OF_BOUNDS: "the volume has changed by more than a factor of {0.volume_ratio_bound:g}",
 }

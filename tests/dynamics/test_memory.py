@@ -70,7 +70,7 @@ def work(n: int = 120) -> Batch:
 
 def relax_on(batch: Batch, device: Device, meter: Device | None, optimizer: str = "fire", max_steps: int = 800) -> tuple[Batch, Relaxation]:
     sink = HostMemory(capacity=10_000)
-    settings = RelaxSettings(0.05, max_steps, optimizer=optimizer)  # type: ignore[arg-type]
+    settings = RelaxSettings(0.5, max_steps, optimizer=optimizer)  # type: ignore[arg-type]
     relaxation = Relaxation(Hungry(device), settings, BatchSampler(batch), [sink], (), 10_000, 10**6, memory=MemoryLearner(meter))
     relaxation.run()
     result = sink.read()
@@ -104,7 +104,7 @@ def test_those_set_aside_count_as_in_flight_and_come_back_after_a_stop() -> None
     clean, _ = relax_on(batch, Device(2**62), None)
     device = Device(20 * PER_ATOM * 3)
     sink = HostMemory(capacity=10_000)
-    relaxation = Relaxation(Hungry(device), RelaxSettings(0.05, 800), BatchSampler(batch), [sink], (), 10_000, 10**6)
+    relaxation = Relaxation(Hungry(device), RelaxSettings(0.5, 800), BatchSampler(batch), [sink], (), 10_000, 10**6)
     seen = []
 
     def stop() -> bool:
