@@ -101,6 +101,22 @@ def write_whole(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
 
 
+def write_volatile(path: Path, data: bytes) -> None:
+    """Like `write_whole`, but not forced to the disk: much cheaper, and gone, or empty, after a power cut.
+
+    Raises:
+        FileWriteError: it cannot be written; `path` is as before.
+    """
+    temporary = _temporary(path)
+    with writing(path):
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        except BaseException:
+            _remove_quietly(temporary)
+            raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON with `write_whole`."""
     write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())

@@ -102,6 +102,18 @@ class CampaignPaths:
         """Folder of all rank records of a round."""
         return self.round_jobs(round_) / "ranks"
 
+    def in_flight(self, name: ShardName) -> Path:
+        """What a rank is working on; there only while it runs, and after it died."""
+        return self.in_flight_folder(name.round) / f"{Path(str(name)).stem}.json"
+
+    def fault(self, name: ShardName) -> Path:
+        """What a rank's process wrote when it died of its own doing."""
+        return self.in_flight(name).with_suffix(".fault")
+
+    def in_flight_folder(self, round_: int) -> Path:
+        """Folder of what the ranks of a round are working on."""
+        return self.round_jobs(round_) / "in_flight"
+
     def job_record(self, round_: int, array_task: int, attempt: int) -> Path:
         """What the job entry of one attempt of an array task says about itself."""
         return self.job_records(round_) / f"{array_task:05d}-{attempt:03d}.json"

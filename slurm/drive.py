@@ -18,6 +18,7 @@ from campaign.paths import CampaignPaths
 from campaign.plan import run_plan
 from campaign.progress import Progress, read_progress
 from campaign.spec import CampaignSpec
+from campaign.worker.in_flight import died_by_itself
 from campaign.worker.records import RunState, read_rank_records
 from slurm.job_records import read_job_records
 from slurm.rounds import settle, submit_round
@@ -30,6 +31,9 @@ PROGRESS_INTERVAL_S: Final = 1.0
 PROGRESS_SHARE: Final = 0.05
 """Progress is read once a second, or less often, so that reading takes no more than this share of the time."""
 
+MOST_FREE_ROUNDS: Final = 32
+"""Rounds that are spent on finding systems that kill their process, beside those that the spec allows."""
+
 STDERR_LINES: Final = 20
 """Lines of a failed job's log that its error quotes."""
 
@@ -41,8 +45,9 @@ def relax_until_done(
 ) -> Progress:
     """Relax all inputs that have no outcome, and return how far the campaign is then.
 
-    Inputs are left when it was cancelled or when `execution.max_rounds` rounds were not enough; the same call goes on. Jobs of earlier
-    rounds that still run are waited for first. `step` wraps each plan, submit and watch, for example in a Prefect task.
+    Inputs are left when it was cancelled or when `execution.max_rounds` rounds were not enough; the same call goes on. A round in which a
+    rank died by a signal of its own doing is not counted, up to `MOST_FREE_ROUNDS`: the next one knows more of which system did it. Jobs of
+    earlier rounds that still run are waited for first. `step` wraps each plan, submit and watch, for example in a Prefect task.
 
     Raises:
         JobError: the jobs of a round raised an error and added no outcome, so the next round would do the same.
@@ -52,11 +57,14 @@ def relax_until_done(
     observer = _Observer(paths, on_progress)
     for round_ in paths.rounds():
         _watch_earlier(paths, round_, observer, step)
-    for _ in range(spec.execution.max_rounds):
-        if not observer.read().n_left or paths.cancel.exists():
-            break
+    n_counted = n_free = 0
+    while n_counted < spec.execution.max_rounds and observer.read().n_left and not paths.cancel.exists():
         if not _run_round(paths, spec, observer, step):
             break
+        if n_free < MOST_FREE_ROUNDS and died_by_itself(paths, paths.rounds()[-1]):
+            n_free += 1
+        else:
+            n_counted += 1
     return observer.read()
 
 

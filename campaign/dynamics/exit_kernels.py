@@ -148,7 +148,7 @@ def exit_function(precision: Precision) -> wp.Function:
             why = 6
         if not (f_largest <= force_bound):
             why = 5
-        if not (wp.abs(e) <= energy_bound * real(end - begin)):
+        if e < -energy_bound * real(end - begin):
             why = 4
         if not s_finite:
             why = 3

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -29,12 +30,13 @@ from campaign.dynamics.optimizers.strain import ALL_FREE, CellMode, StrainMask, 
 from campaign.dynamics.symmetry import SYMMETRY_KEYS, followed_keys, symmetrise
 from campaign.dynamics.tally import LaggedTally
 from campaign.errors import ArgumentError
-from campaign.fields import ERROR_BYTES, Level
+from campaign.fields import ERROR_BYTES, Level, encode_error
 from campaign.outcomes import RUNNING, Outcome
 
-__all__ = ["ENGINE_KEYS", "ExitSettings", "Exits", "describe", "prepare"]
+__all__ = ["ENGINE_KEYS", "ExitSettings", "Exits", "describe", "prepare", "set_error"]
 
 CAUSE: Final = "cause"
+FLOAT32_FORCE_BOUND: Final = 1e15
 INITIAL_VOLUME: Final = "initial_volume"
 ENGINE_KEYS: Final = frozenset({CAUSE, INITIAL_VOLUME, "status", "velocities"}) | SYMMETRY_KEYS
 """Keys, where they are there, that the engine needs while a system runs and that say nothing about it once it has ended."""
@@ -64,9 +66,9 @@ class ExitSettings:
     pressure_ev_per_ang3: float = 0.0
     """Converged is where the stress is minus this."""
     energy_bound_ev_per_atom: float = 1e7
-    """Diverged beyond, either sign. Random starts of a pair potential come close to it and recover."""
-    force_bound_ev_per_ang: float = 1e9
-    """Diverged beyond."""
+    """Diverged when so far below zero: atoms fall into each other. None above: bounded steps calm any start."""
+    force_bound_ev_per_ang: float = 1e100
+    """Diverged beyond: squares of forces come to the end of double precision. In single precision it is at most `FLOAT32_FORCE_BOUND`."""
     volume_ratio_bound: float = 20.0
     """Diverged when the volume has grown, or shrunk, by more than this factor."""
 
@@ -195,7 +197,7 @@ class Exits(ConvergenceHook):
             settings.fmax_ev_per_ang,
             settings.smax_ev_per_ang3,
             settings.energy_bound_ev_per_atom,
-            settings.force_bound_ev_per_ang,
+            min(settings.force_bound_ev_per_ang, FLOAT32_FORCE_BOUND if batch["forces"].dtype == torch.float32 else math.inf),
             settings.volume_ratio_bound,
         ]
 
@@ -219,6 +221,11 @@ class Exits(ConvergenceHook):
 
 
 _KEPT: Final = ("n_steps", "status", "outcome", CAUSE, "fmax", "smax", "initial_energy", INITIAL_VOLUME, "volume_ratio")
+
+
+def set_error(batch: Batch, row: int, text: str) -> None:
+    """Put a sentence into the `error` field of one system."""
+    batch["error"][row] = torch.from_numpy(np.frombuffer(encode_error(text), dtype=np.uint8).copy())
 
 
 def describe(outcome: Outcome, cause: Cause, n_steps: int, fmax: float, smax: float, settings: ExitSettings) -> str:
@@ -246,7 +253,7 @@ _CAUSES: Final[dict[Cause, str]] = {
     Cause.ENERGY_NOT_FINITE: "the energy is not finite",
     Cause.FORCES_NOT_FINITE: "a force is not finite",
     Cause.STRESS_NOT_FINITE: "the stress is not finite",
-    Cause.ENERGY_OUT_OF_BOUNDS: "the energy is beyond {0.energy_bound_ev_per_atom:g} eV per atom",
+    Cause.ENERGY_OUT_OF_BOUNDS: "the energy is below -{0.energy_bound_ev_per_atom:g} eV per atom",
     Cause.FORCES_OUT_OF_BOUNDS: "a force is beyond {0.force_bound_ev_per_ang:g} eV/Å",
     Cause.VOLUME_OUT_OF_BOUNDS: "the volume has changed by more than a factor of {0.volume_ratio_bound:g}",
 }

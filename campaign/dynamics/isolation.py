@@ -4,24 +4,25 @@
 alone: those get the outcome failed, the text of the error and non-finite outputs; all others get what they would have got. It also makes
 the neighbour lists, since those can raise for a single system as well, and it measures how long each of the two takes.
 
-Running out of device memory is not the fault of a system: the same halving goes on quietly, and later calls are split from the start.
+Running out of memory is not the fault of a system: the same halving goes on quietly, and `memory.py` learns from it how large batches
+may be.
 """
 
 from __future__ import annotations
 
-import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from campaign.data import Batch
-from campaign.errors import ContractError, MissingDependencyError
-from campaign.fields import NEIGHBOR_KEYS, Level, encode_error
+from campaign.dynamics.exits import set_error
+from campaign.dynamics.memory import MemoryLearner
+from campaign.dynamics.model_errors import Fault, fault_of
+from campaign.fields import NEIGHBOR_KEYS, Level
 from campaign.hooks import DynamicsContext, DynamicsStage, Hook
 from campaign.models.base import BaseModelMixin, ModelOutputs
 from campaign.outcomes import Outcome
@@ -32,7 +33,7 @@ _KEYS = ("energy", "forces", "stress")
 
 
 class IsolatingModel(BaseModelMixin):
-    """A model whose errors are outcomes of systems.
+    """A model whose errors are outcomes of systems; whose fault an error is, `model_errors.py` says.
 
     Batches have the keys `outcome` and `error`. What cannot be the fault of a system is raised: errors of the contract, a missing
     package, a broken device, and any error once `MOST_FAILURES` systems in a row have raised alone with no success in between, since then
@@ -41,7 +42,7 @@ class IsolatingModel(BaseModelMixin):
 
     MOST_FAILURES = 64
 
-    def __init__(self, model: BaseModelMixin, neighbor_hooks: Sequence[Hook] | None = None) -> None:
+    def __init__(self, model: BaseModelMixin, neighbor_hooks: Sequence[Hook] | None = None, memory: MemoryLearner | None = None) -> None:
         self.model = model
         self.model_config = model.model_config
         self.name = model.name
@@ -54,8 +55,9 @@ class IsolatingModel(BaseModelMixin):
         """Seconds spent in the model."""
         self.n_failed = 0
         """Systems that failed since this was last set to 0."""
+        self.memory = memory or MemoryLearner()
+        """What was learned about the size of calls."""
         self._failed_in_a_row = 0
-        self._max_atoms_per_call = sys.maxsize
 
     def __getattr__(self, name: str) -> Any:
         # Hooks see this object as the model; what it does not know, the model does.
@@ -69,11 +71,14 @@ class IsolatingModel(BaseModelMixin):
 
     def forward(self, data: Batch) -> ModelOutputs:
         """Return the model's outputs; see the class."""
+        self.memory.begin()
         outputs = self._outputs(data, self.neighbor_hooks)
+        self.memory.end()
         return outputs if self.model.deterministic else _keep_ended(outputs, data)
 
     def _evaluate(self, batch: Batch, neighbor_hooks: Sequence[Hook]) -> ModelOutputs:
         start = perf_counter()
+        self.memory.start(batch)
         if neighbor_hooks:
             context = DynamicsContext(batch=batch, model=self.model, workflow=self)
             for hook in neighbor_hooks:
@@ -81,17 +86,20 @@ class IsolatingModel(BaseModelMixin):
         between = perf_counter()
         self.neighbor_s += between - start
         try:
-            return self.model(batch)
+            outputs = self.model(batch)
         finally:
             self.model_s += perf_counter() - between
+        self.memory.succeeded(batch)
+        return outputs
 
     def _take_apart(self, batch: Batch, error: Exception) -> ModelOutputs:
         """Evaluate by halves what raised as a whole; a single system that raised has failed."""
-        if isinstance(error, (ContractError, MissingDependencyError, torch.AcceleratorError)):
+        fault = fault_of(error)
+        if fault in (Fault.SETUP, Fault.DEVICE):
             raise error
-        if isinstance(error, torch.OutOfMemoryError):
+        if fault is Fault.MEMORY:
             torch.cuda.empty_cache()
-            self._max_atoms_per_call = min(self._max_atoms_per_call, max(1, batch.num_nodes // 2))
+            self.memory.failed(batch)
         if batch.num_graphs > 1:
             return self._halves(batch)
         self.n_failed += 1
@@ -100,14 +108,14 @@ class IsolatingModel(BaseModelMixin):
             raise error
         batch["outcome"].fill_(int(Outcome.FAILED))
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        batch["error"][0] = torch.from_numpy(np.frombuffer(encode_error(text), dtype=np.uint8).copy())
+        set_error(batch, 0, text)
         positions = batch["positions"]
         shapes = {"energy": (1, 1), "forces": (batch.num_nodes, 3), "stress": (1, 3, 3)}
         return OrderedDict((key, torch.full(shapes[key], torch.nan, dtype=positions.dtype, device=positions.device)) for key in _KEYS)
 
     def _outputs(self, batch: Batch, neighbor_hooks: Sequence[Hook] | None) -> ModelOutputs:
         """Return the outputs of a batch, whoever in it raises; without neighbour hooks, new ones are made."""
-        if batch.num_nodes > self._max_atoms_per_call and batch.num_graphs > 1:
+        if self.memory.is_hopeless(batch):
             return self._halves(batch)
         try:
             outputs = self._evaluate(batch, self.model.make_neighbor_hooks() if neighbor_hooks is None else neighbor_hooks)

@@ -5,16 +5,17 @@
                           └────────── exchange ◀─────────┘
 
 The step loop is `loop.py`, the optimizer one of `optimizers/`, who ends and why is `exits.py`, when those who ended leave is `refill.py`,
-and a model that raises is the business of `isolation.py`. What is left for here is admitting, leaving and counting. At any moment
+and a model that raises is the business of `isolation.py`. How much fits into memory, `memory.py` learns; systems that leave the batch for
+that wait in `set_aside.py`. What is left for here is admitting, leaving and counting. At any moment
 
-    n_admitted = in flight + n_finished, summed over outcomes.
+    n_admitted = in flight + set aside + n_finished, summed over outcomes.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final, Literal
 
@@ -28,22 +29,28 @@ from campaign.dynamics.burst import Burst
 from campaign.dynamics.carried import carried_keys
 from campaign.dynamics.distances import contacts
 from campaign.dynamics.exit_kernels import Cause
-from campaign.dynamics.exits import CAUSE, ENGINE_KEYS, Exits, ExitSettings, describe, prepare
+from campaign.dynamics.exits import CAUSE, ENGINE_KEYS, Exits, ExitSettings, describe, prepare, set_error
 from campaign.dynamics.isolation import IsolatingModel
+from campaign.dynamics.memory import MemoryLearner, meter_for
 from campaign.dynamics.optimizers import FIRE, FIRE2, LBFGS, CellMode
 from campaign.dynamics.optimizers.optimizer import Optimizer
 from campaign.dynamics.optimizers.strain import ALL_FREE, StrainMask
 from campaign.dynamics.refill import RefillPolicy
+from campaign.dynamics.run_statistics import RunStatistics
 from campaign.dynamics.sampler import Sampler
+from campaign.dynamics.set_aside import SetAside
 from campaign.dynamics.sinks import DataSink
 from campaign.dynamics.symmetry import import_spglib, keep_symmetry
 from campaign.errors import ArgumentError, NeighborListError, SamplerError
-from campaign.fields import NEIGHBOR_KEYS, encode_error
+from campaign.fields import NEIGHBOR_KEYS
 from campaign.hooks import DynamicsStage, Hook
 from campaign.hooks.neighbor_list import NeighborListHook
 from campaign.models.base import BaseModelMixin
 from campaign.outcomes import RUNNING, Outcome
 from campaign.units import GPA_PER_EV_PER_ANG3
+
+GROWS: Final = 1.5
+"""How much more room in memory is worth an exchange by itself."""
 
 __all__ = ["OPTIMIZERS", "RelaxSettings", "Relaxation", "RunStatistics"]
 
@@ -88,38 +95,6 @@ class RelaxSettings:
         return self.pressure_gpa / GPA_PER_EV_PER_ANG3
 
 
-@dataclass(slots=True)
-class RunStatistics:
-    """What a run did. Seconds are of the host; on a GPU, work is booked where the host waited for it."""
-
-    n_admitted: int = 0
-    """Systems taken from the sampler."""
-    n_finished: dict[Outcome, int] = field(default_factory=dict)
-    """Systems that left, by outcome."""
-    n_steps_total: int = 0
-    """Optimizer steps of those that left."""
-    atom_steps: int = 0
-    """Sum over those that left of atoms times optimizer steps."""
-    n_batch_steps: int = 0
-    """Steps of the batch, a burst of many counting as one."""
-    n_exchanges: int = 0
-    """Times that systems left or came."""
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("steps", "model", "neighbors", "optimizer", "sink", "exchange", "other"), 0.0)
-    )
-    """Wall time by part: `steps` of bursts; of single steps `model`, `neighbors` and, hooks included, `optimizer` for the rest."""
-
-    @property
-    def n_left(self) -> int:
-        """Systems that left, whatever their outcome."""
-        return sum(self.n_finished.values())
-
-    @property
-    def total_s(self) -> float:
-        """Wall time."""
-        return sum(self.seconds.values())
-
-
 class Relaxation:
     """Relaxes everything that a sampler gives and writes each system to a sink when it has ended.
 
@@ -138,6 +113,9 @@ class Relaxation:
             the model's own.
         max_systems: systems of the batch.
         max_atoms: atoms of the batch; a larger system runs alone.
+        memory: learns how many atoms fit into memory; None makes one for the device.
+        refused: systems by id that are not to be worked on, and why; they end failed.
+        on_admission: told the ids in the batch whenever new ones came into it, before anything is done with them.
 
     Raises:
         ArgumentError: no sink, a limit below 1, or a setting out of range.
@@ -154,6 +132,9 @@ class Relaxation:
         max_systems: int = 512,
         max_atoms: int = 4096,
         device: torch.device | str = "cpu",
+        memory: MemoryLearner | None = None,
+        refused: Mapping[int, str] | None = None,
+        on_admission: Callable[[list[int]], None] | None = None,
     ) -> None:
         if not sinks:
             raise ArgumentError("a relaxation was given no sink; results need a place. Pass at least one.")
@@ -166,12 +147,13 @@ class Relaxation:
             if not all(settings.strain_mask):
                 raise ArgumentError("fix_symmetry is set and strain_mask fixes components; a cell may have to strain them. Choose one.")
         brings_neighbors = any(isinstance(hook, NeighborListHook) for hook in hooks)
-        self.model = IsolatingModel(model, () if brings_neighbors else None)
+        self.device = torch.device(device)
+        self.memory = memory or MemoryLearner(meter_for(self.device))
+        self.model = IsolatingModel(model, () if brings_neighbors else None, self.memory)
         self.settings = settings
         self.sampler = sampler
         self.max_systems = max_systems
         self.max_atoms = max_atoms
-        self.device = torch.device(device)
         self.exits = Exits(settings.exits())
         self.dynamics = OPTIMIZERS[settings.optimizer](
             self.model,
@@ -188,6 +170,11 @@ class Relaxation:
         self.statistics = RunStatistics()
         self.batch: Batch | None = None
         """Systems in flight."""
+        self.set_aside = SetAside(self.dynamics)
+        """Systems that wait for memory."""
+        self._refused = dict(refused or {})
+        self._on_admission = on_admission
+        self._most_atoms = max_atoms
         self._policy = RefillPolicy(settings.refill_every)
         self._burst: Burst | None = None
         if not settings.fix_symmetry:  # forces are averaged between two launches
@@ -210,8 +197,12 @@ class Relaxation:
             while self.batch is not None and not should_stop():
                 step_s, is_burst = self._advance(self.batch)
                 ended_systems, ended_atoms = self.exits.counts()
-                if self.model.n_failed or self._policy.is_due(
-                    ended_systems, ended_atoms, self.batch.num_graphs, self.batch.num_nodes, step_s, idle_costs=not is_burst
+                if (
+                    self.model.n_failed
+                    or self._has_wrong_size(self.batch)
+                    or self._policy.is_due(
+                        ended_systems, ended_atoms, self.batch.num_graphs, self.batch.num_nodes, step_s, idle_costs=not is_burst
+                    )
                 ):
                     self.batch = self._exchange(self.batch)
             if self.batch is not None:
@@ -229,8 +220,8 @@ class Relaxation:
             start = perf_counter()
             try:
                 self._burst.run(batch)
-            except NeighborListError:
-                pass  # the step below finds out whose fault it is
+            except (NeighborListError, MemoryError):
+                pass  # nothing was moved, and the step below finds out whose fault it is
             else:
                 seconds = perf_counter() - start
                 self.statistics.seconds["steps"] += seconds
@@ -251,21 +242,38 @@ class Relaxation:
 
     # Systems that leave and come
 
+    def _has_wrong_size(self, batch: Batch) -> bool:
+        """Return whether the batch is larger than memory allows, or was kept small and need not be any more."""
+        most = min(self.max_atoms, self.memory.most_atoms)
+        return (batch.num_graphs > 1 and batch.num_nodes > most) or most >= GROWS * self._most_atoms
+
     def _exchange(self, batch: Batch | None, admits: bool = True) -> Batch | None:
         """Let those leave that have ended, and take as many new ones as there is room for; None if the batch would be empty."""
         start, sink_before = perf_counter(), self.statistics.seconds["sink"]
         self.model.n_failed = 0
         kept = batch
         remaining: ndarray[Any, Any] = np.arange(0)
+        self._most_atoms = min(self.max_atoms, self.memory.most_atoms)
         if batch is not None:
             has_ended = batch["outcome"].view(-1).cpu().numpy() >= 0
-            remaining = np.flatnonzero(~has_ended)
             if has_ended.any():
                 self._leave(batch, np.flatnonzero(has_ended))
+            remaining = np.flatnonzero(~has_ended)
+            n_fitting = max(1, int(np.searchsorted(np.cumsum(batch.atom_segments.lengths[remaining]), self._most_atoms, side="right")))
+            if n_fitting < len(remaining):
+                self.set_aside.put(batch, remaining[n_fitting:])
+                remaining = remaining[:n_fitting]
+            if len(remaining) < batch.num_graphs:
                 # The neighbour hook has its own copy of what it put on the batch.
                 kept = batch.index_select(remaining, exclude_keys=NEIGHBOR_KEYS) if len(remaining) else None
+        if len(self.set_aside):
+            if batch is not None:
+                self.dynamics._sync_state_to_batch(torch.from_numpy(remaining), 0, batch if kept is None else kept)
+            if admits:
+                kept = self.set_aside.bring_back(kept, self.max_systems, self._most_atoms)
+            remaining = np.arange(0 if kept is None else kept.num_graphs)
         n_new = 0
-        while admits:
+        while admits and not len(self.set_aside):
             newcomers = self._admit(kept)
             if newcomers is None:
                 break
@@ -274,6 +282,8 @@ class Relaxation:
                 kept = newcomers
             else:
                 kept.append(newcomers)
+        if self._on_admission is not None and kept is not None and (n_new or kept is not batch):
+            self._on_admission(kept["system_id"].view(-1).tolist())
         template = batch if kept is None else kept
         if template is not None:
             self.dynamics._sync_state_to_batch(torch.from_numpy(remaining), n_new, template)
@@ -291,9 +301,9 @@ class Relaxation:
         """Return new systems, ready to run, for the room beside `kept`; None if there are none."""
         while True:
             n_systems, n_atoms = (0, 0) if kept is None else (kept.num_graphs, kept.num_nodes)
-            if self.sampler.exhausted or n_systems >= self.max_systems or n_atoms >= self.max_atoms:
+            if self.sampler.exhausted or n_systems >= self.max_systems or n_atoms >= self._most_atoms:
                 return None
-            batch = self.sampler.next_batch(self.max_systems - n_systems, self.max_atoms - n_atoms, self.device)
+            batch = self.sampler.next_batch(self.max_systems - n_systems, self._most_atoms - n_atoms, self.device)
             if batch is None and kept is None and not self.sampler.exhausted:
                 # What comes next is larger than the whole batch may be: it runs alone.
                 batch = self.sampler.next_batch(1, sys.maxsize, self.device)
@@ -303,21 +313,30 @@ class Relaxation:
                 return None
             prepare(batch, self.statistics.n_admitted)
             self.statistics.n_admitted += batch.num_graphs
-            good = _finite_systems(batch).cpu().numpy()
-            if not good.all():
+            wrong = ~_finite_systems(batch).cpu().numpy()
+            if wrong.any():
                 # Never in one batch with others: what is not finite has no place in a neighbour search.
-                self._refuse(batch.index_select(~good))
-                if not good.any():
-                    continue
-                batch = batch.index_select(good)
+                self._refuse(batch.index_select(wrong), Outcome.DIVERGED)
+            if self._refused:
+                known = np.isin(batch["system_id"].view(-1).cpu().numpy(), list(self._refused)) & ~wrong
+                if known.any():
+                    self._refuse(batch.index_select(known), Outcome.FAILED)
+                wrong |= known
+            if wrong.all():
+                continue
+            if wrong.any():
+                batch = batch.index_select(~wrong)
             if self.settings.fix_symmetry:
                 keep_symmetry(batch)
             return batch
 
-    def _refuse(self, batch: Batch) -> None:
-        """Let systems leave at once, whose positions or cells are not finite."""
-        for key, value in (("outcome", Outcome.DIVERGED), (CAUSE, Cause.INPUT_NOT_FINITE)):
+    def _refuse(self, batch: Batch, outcome: Outcome) -> None:
+        """Let systems leave at once: diverged, whose positions or cells are not finite, or failed, for the reason that was told."""
+        for key, value in (("outcome", outcome), (CAUSE, Cause.INPUT_NOT_FINITE)):
             batch[key].fill_(int(value))
+        if outcome is Outcome.FAILED:
+            for row, system_id in enumerate(batch["system_id"].view(-1).tolist()):
+                set_error(batch, row, self._refused[system_id])
         for key in ("energy", "forces", "stress", "volume_ratio"):
             batch[key].fill_(torch.nan)
         self._record(batch)
@@ -371,7 +390,7 @@ class Relaxation:
                 float(host["smax"][row]),
                 self.exits.settings,
             )
-            leaving["error"][row] = torch.from_numpy(np.frombuffer(encode_error(text), dtype=np.uint8).copy())
+            set_error(leaving, row, text)
         for key in (*ENGINE_KEYS, *carried_keys(leaving)):
             if key in leaving:
                 del leaving[key]

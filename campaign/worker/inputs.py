@@ -7,7 +7,7 @@ they are claimed. Order of work is that of the assignment, largest system first.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -42,6 +42,7 @@ class InputSampler:
         claims: who works on what.
         max_atoms: atoms of a full batch. A system larger than that is given alone, to an empty batch.
         memory_bytes: largest size of an assignment that is read at once.
+        apart: groups of ids that share a batch with nobody else. They are held back until `next_part`.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class InputSampler:
         claims: Claims,
         max_atoms: int,
         memory_bytes: int = MEMORY_BYTES,
+        apart: Sequence[Sequence[int]] = (),
     ) -> None:
         self._assignment = assignment
         self._done_mask = done_mask
@@ -60,6 +62,8 @@ class InputSampler:
         self._sizes = inputs.n_atoms(assignment)
         self._claimed: deque[int] = deque()
         self._all_claimed = False
+        self._part_of = {system_id: part for part, system_ids in enumerate(apart) for system_id in system_ids}
+        self._held_back: dict[int, list[int]] = {}
         self.n_claims = 0
         self.n_given = 0
         n_bytes = int(self._sizes.sum()) * BYTES_PER_ATOM + len(assignment) * BYTES_PER_SYSTEM
@@ -72,12 +76,19 @@ class InputSampler:
     @property
     def all_given(self) -> bool:
         """Whether nothing is left, as far as is known without asking for another claim."""
-        return self._all_claimed and not self._claimed
+        return self._all_claimed and not self._claimed and not self._held_back
 
     @property
     def exhausted(self) -> bool:
         """Whether there is nothing more to give; asks for a claim if that is what it takes to know."""
         return not self._claimed and not self._claim()
+
+    def next_part(self) -> bool:
+        """Go on with those of the next group that this rank has claimed, if there are any; call it when all else has left."""
+        if not self._held_back:
+            return False
+        self._claimed.extend(self._held_back.pop(min(self._held_back)))
+        return True
 
     def next_batch(self, max_systems: int, max_atoms: int, device: torch.device | str = "cpu") -> Batch | None:
         """Return the next systems that fit, or None if none does or none is left."""
@@ -100,7 +111,10 @@ class InputSampler:
             block = self._claims.next()
             self._all_claimed = not block
             self.n_claims += bool(block)
-            self._claimed.extend(position for position in block if not self._done_mask[position])
+            for position in block:
+                if not self._done_mask[position]:
+                    part = self._part_of.get(int(self._assignment[position])) if self._part_of else None
+                    (self._claimed if part is None else self._held_back.setdefault(part, [])).append(position)
         return bool(self._claimed)
 
     def _batch(self, positions: Int64[ndarray, " M"], device: torch.device | str) -> Batch:

@@ -22,6 +22,7 @@ from campaign.spec import CampaignSpec, read_spec
 from campaign.store.reader import StoreReader
 from campaign.worker.claims import Claims
 from campaign.worker.environment import RankEnvironment
+from campaign.worker.in_flight import InFlight, read_deaths
 from campaign.worker.inputs import InputSampler
 from campaign.worker.job import Place, RankJob
 from campaign.worker.processes import ProcessId
@@ -29,6 +30,7 @@ from campaign.worker.provenance import peak_memory_bytes, shard_attributes
 from campaign.worker.records import RankRecord, RunState
 from campaign.worker.shards import committed_mask, create_shard, with_trajectory
 from campaign.worker.stop import StopRequests
+from campaign.worker.suspects import suspicion
 
 _log = logging.getLogger("campaign.worker")
 
@@ -66,11 +68,28 @@ def run_rank(
             assignment = plan.assignment(place.array_task)
             done_mask = committed_mask(paths, name, assignment)
             max_atoms = spec.execution.max_atoms_in_batch
-            sampler = InputSampler(StoreReader.open(paths.inputs), assignment, done_mask, claims, max_atoms)
+            left = assignment[~done_mask].tolist()
+            suspects = suspicion(read_deaths(paths, name, left), left)
+            sampler = InputSampler(StoreReader.open(paths.inputs), assignment, done_mask, claims, max_atoms, apart=suspects.parts)
+            in_flight = closing.enter_context(InFlight(paths, name))
             max_systems = systems_in_flight(len(assignment), place.n_ranks, spec.execution.max_systems_in_batch)
-            relaxation = Relaxation(model, relax_settings(spec), sampler, [sink], hooks, max_systems, max_atoms, device)
+            relaxation = Relaxation(
+                model,
+                relax_settings(spec),
+                sampler,
+                [sink],
+                hooks,
+                max_systems,
+                max_atoms,
+                device,
+                refused=suspects.condemned,
+                on_admission=in_flight.write,
+            )
             startup_s = time.time() - started_unix_s
             statistics = relaxation.run(stop)
+            while stop.reason is None and sampler.next_part():
+                results.flush()  # what comes may kill this process, and others' results with it
+                statistics = relaxation.run(stop)
             costs = {"device_seconds": time.time() - started_unix_s, "peak_memory_bytes": peak_memory_bytes(device)}
             results.annotate(costs)
     except Exception as error:

@@ -25,7 +25,7 @@ __all__ = ["FIRE2", "FIRE2VariableCell"]
 
 
 class FIRE2(Optimizer):
-    """FIRE 2.0; with the defaults it takes the steps of `ase.optimize.FIRE2`, going back uphill being a step of its own.
+    """FIRE 2.0; with the defaults it takes the steps of `ase.optimize.FIRE2`, going back uphill being a step of its own, and bounded.
 
     Args:
         model: what gives the forces.

@@ -4,7 +4,8 @@
 
 Guénolé et al., Comput. Mater. Sci. 175, 109584 (2020), in the form of `ase.optimize.FIRE2`. When a step has gone uphill, FIRE 2.0 goes back
 half of it and needs the forces there before it goes on. ASE evaluates twice within that step; here the system goes back and waits for
-the evaluation that every step has, so going back counts as a step of its own and batch mates are not held up.
+the evaluation that every step has, so going back counts as a step of its own and batch mates are not held up. Where ASE would go
+back by more than `maxstep`, which after a rough start is hundreds of Å, it is half of `maxstep` here, half of the step that was taken.
 """
 
 from functools import cache
@@ -80,15 +81,18 @@ def fire2_rule(precision: Precision) -> wp.Function:
         at_rest = counts[i, 1] != 0
 
         power = zero
+        speed = zero
         f_square = wp.ddot(f_strain, f_strain)
         if not at_rest and cell_mode != 0:
             v_strain = load(state, i, 2)
             power = wp.ddot(v_strain, f_strain)
+            speed = wp.ddot(v_strain, v_strain)
         for j in range(begin, end):
             f = free(forces[j], fixed, any_fixed, j)
             f_square += wp.dot(f, f)
             if not at_rest:
                 power += wp.dot(f, motion[j])
+                speed += wp.dot(motion[j], motion[j])
 
         if at_rest:
             counts[i, 1] = 0
@@ -104,6 +108,9 @@ def fire2_rule(precision: Precision) -> wp.Function:
             state[i, 0] = dt
             state[i, 1] = numbers[5]
             back = real(-0.5) * dt
+            reach = real(0.5) * dt * wp.sqrt(speed)
+            if reach > maxstep:
+                back *= real(0.5) * maxstep / reach
             move(i, begin, end, positions, motion, cell, last_positions, last_cell, v_strain, back, scale, max_strain, cell_mode)
             return
         state[i, 0] = dt
