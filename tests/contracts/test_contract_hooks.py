@@ -73,7 +73,7 @@ def converged(p: Package, energy: float, n_steps: int, **options: Any) -> Any:
 def test_snapshots_have_the_state_of_the_dynamics() -> None:
     def script(p: Package) -> bool:
         sink = p.HostMemory(20)
-        demo(p, p.SnapshotHook(sink), n_steps=2).run(batch(p))
+        p.FIRE(trap(p), dt=0.1, n_steps=2, hooks=[p.SnapshotHook(sink)]).run(batch(p))
         return any(key.startswith("dynamics_") for key, _ in sink.read())
 
     differs("snapshots", script, False, True)
