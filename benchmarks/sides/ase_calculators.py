@@ -10,6 +10,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
+from ase.neighborlist import neighbor_list
 
 from sides.exchange import Relaxed, Settings, Structures
 
@@ -30,6 +31,13 @@ def atoms_of(structures: Structures) -> list[Atoms]:
     return [Atoms(numbers=one.numbers, positions=one.positions, cell=one.cell[0], pbc=one.pbc[0]) for one in systems]
 
 
+def shift_of(atoms: Atoms, options: Mapping[str, float]) -> float:
+    """Return by how much ASE's Lennard-Jones energy is above one that is not shifted to zero at the cutoff, with the sign reversed."""
+    s6 = (options["sigma"] / options["rc"]) ** 6
+    n_pairs = len(neighbor_list("i", atoms, options["rc"])) / 2
+    return float(4 * options["epsilon"] * (s6**2 - s6) * n_pairs)
+
+
 def disagreements(structures: Structures, relaxed: Relaxed, settings: Settings) -> list[str]:
     """Return what is wrong with an answer, as ASE sees it at the final positions; nothing if all is right."""
     n_systems, n_atoms = len(structures), int(structures.n_atoms.sum())
@@ -47,7 +55,8 @@ def disagreements(structures: Structures, relaxed: Relaxed, settings: Settings) 
         difference = float(np.abs(forces - relaxed.forces[rows]).max())
         if not difference <= FORCE_TOLERANCE_EV_PER_ANG:
             texts.append(f"structure {i}: forces differ from ASE's by up to {difference:.3g} eV/Å")
-        apart = abs(atoms.get_potential_energy() - relaxed.energy[i]) / len(atoms)
+        energy = atoms.get_potential_energy() + (0.0 if relaxed.is_shifted else shift_of(atoms, settings.options))
+        apart = abs(energy - relaxed.energy[i]) / len(atoms)
         if not apart <= ENERGY_TOLERANCE_EV_PER_ATOM:
             texts.append(f"structure {i}: the energy differs from ASE's by {apart:.3g} eV per atom")
         fmax = float(np.linalg.norm(forces, axis=1).max())

@@ -1,4 +1,4 @@
-"""What a side is asked, what it answers, and the loop in which it is warmed up and timed: the same lines for all sides.
+"""What a side is asked and what it answers: the same words for all sides.
 
 Only numpy is imported here, so that each side can run in an environment that has little else.
 """
@@ -6,63 +6,71 @@ Only numpy is imported here, so that each side can run in an environment that ha
 from __future__ import annotations
 
 import json
-import resource
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from time import perf_counter, process_time
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
-READY: Final = "@side ready"
-"""Line with which a side says that it has started, or has answered."""
-WARM_UP_STEPS: Final = 5
+from sides.queue import Queue
+
+_Array = ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Structures:
     """Structures one after another; eV, Å."""
 
-    n_atoms: ndarray[Any, Any]
+    n_atoms: _Array
     """[N]"""
-    numbers: ndarray[Any, Any]
+    numbers: _Array
     """[A]"""
-    positions: ndarray[Any, Any]
+    positions: _Array
     """[A, 3]"""
-    cell: ndarray[Any, Any]
+    cell: _Array
     """[N, 3, 3]"""
-    pbc: ndarray[Any, Any]
+    pbc: _Array
     """[N, 3]"""
 
     def __len__(self) -> int:
         return len(self.n_atoms)
 
+    @cached_property
+    def ptr(self) -> _Array:
+        """[N + 1] The first atom of each structure."""
+        return np.concatenate([[0], np.cumsum(self.n_atoms)])
+
     def part(self, first: int, last: int) -> Structures:
         """Return structures `first` to `last`, without the latter."""
-        ptr = np.concatenate([[0], np.cumsum(self.n_atoms)])
-        atoms = slice(ptr[first], ptr[last])
+        atoms = slice(self.ptr[first], self.ptr[last])
         return Structures(self.n_atoms[first:last], self.numbers[atoms], self.positions[atoms], self.cell[first:last], self.pbc[first:last])
 
 
 @dataclass(frozen=True)
 class Relaxed:
-    """Structures after relaxation, in the order in which they were given."""
+    """Structures after relaxation."""
 
-    positions: ndarray[Any, Any]
+    index: _Array
+    """[N] Which of those that were given."""
+    positions: _Array
     """[A, 3]"""
-    energy: ndarray[Any, Any]
+    energy: _Array
     """[N]"""
-    forces: ndarray[Any, Any]
+    forces: _Array
     """[A, 3]"""
-    n_steps: ndarray[Any, Any]
+    n_steps: _Array
     """[N]"""
-    converged: ndarray[Any, Any]
+    converged: _Array
     """[N]"""
     parts_s: dict[str, float] = field(default_factory=dict)
     """Seconds by part of the work, if the side knows them."""
+    place_steps: float = 0.0
+    """Places in the batch times steps of the batch, if the side knows: steps that could have been done."""
+    is_shifted: bool = True
+    """Whether a pair has no energy at the cutoff, as with ASE."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,10 @@ class Settings:
     max_steps: int
     at_a_time: int
     """Structures handed over together."""
+    in_flight: int
+    """Structures in the batches of all processes of a side together, if it refills them."""
+    mode: str
+    """One of several ways in which a side can do it; empty is its best."""
     least_s: float
     """Repeat until so much time was measured …"""
     most_repeats: int
@@ -101,70 +113,62 @@ class Task:
             return cls(settings, Structures(**{name: file[name] for name in Structures.__annotations__}))
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a side found and how long it took each time."""
-
-    relaxed: Relaxed
-    seconds: list[float]
-    cpu_seconds: list[float]
-    peak_memory_mib: float
-    """Of the whole process so far."""
-
-    def write(self, path: Path) -> None:
-        """Write the answer to one file."""
-        facts = {"parts_s": self.relaxed.parts_s, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "peak": self.peak_memory_mib}
-        np.savez(path, facts=np.array(json.dumps(facts)), **{name: getattr(self.relaxed, name) for name in _ARRAYS})
-
-    @classmethod
-    def read(cls, path: Path) -> Answer:
-        """Return what was written."""
-        with np.load(path, allow_pickle=False) as file:
-            facts = json.loads(str(file["facts"]))
-            relaxed = Relaxed(**{name: file[name] for name in _ARRAYS}, parts_s=facts["parts_s"])
-            return cls(relaxed, facts["seconds"], facts["cpu_seconds"], facts["peak"])
+_ARRAYS = ("index", "positions", "energy", "forces", "n_steps", "converged")
 
 
-_ARRAYS = ("positions", "energy", "forces", "n_steps", "converged")
-
-RelaxFunction = Callable[[Structures], Relaxed]
-"""What is timed."""
-
-
-def serve(prepare: Callable[[Settings], RelaxFunction]) -> None:
-    """Answer tasks named on standard input, two paths a line, until it is closed."""
-    print(READY, flush=True)
-    for line in sys.stdin:
-        task_path, answer_path = (Path(path) for path in json.loads(line))
-        task = Task.read(task_path)
-        _measure(task, prepare).write(answer_path)
-        print(READY, flush=True)
+def write_relaxed(relaxed: Relaxed, path: Path) -> None:
+    """Write what one process relaxed to one file."""
+    facts = {"parts_s": relaxed.parts_s, "place_steps": relaxed.place_steps, "is_shifted": relaxed.is_shifted}
+    np.savez(path, facts=np.array(json.dumps(facts)), **{name: getattr(relaxed, name) for name in _ARRAYS})
 
 
-def _measure(task: Task, prepare: Callable[[Settings], RelaxFunction]) -> Answer:
-    settings, structures = task.settings, task.structures
-    parts = [
-        structures.part(first, min(first + settings.at_a_time, len(structures))) for first in range(0, len(structures), settings.at_a_time)
-    ]
-    # Warm-up: kernels are compiled, files and caches read. A few steps of a small structure meet all of the code.
-    smallest = int(np.argmin(parts[0].n_atoms))
-    prepare(replace(settings, max_steps=WARM_UP_STEPS))(parts[0].part(smallest, smallest + 1))
-    relax = prepare(settings)
-    seconds: list[float] = []
-    cpu_seconds: list[float] = []
-    relaxed: list[list[Relaxed]] = []
-    while len(seconds) < settings.most_repeats and sum(seconds) < settings.least_s:
-        cpu_start, start = process_time(), perf_counter()
-        relaxed.append([relax(part) for part in parts])
-        seconds.append(perf_counter() - start)
-        cpu_seconds.append(process_time() - cpu_start)
-    # The answer is that of the repeat whose time counts.
-    middle = int(np.argsort(seconds)[(len(seconds) - 1) // 2])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return Answer(_joined(relaxed[middle]), seconds, cpu_seconds, round(peak, 1))
+def read_relaxed(path: Path) -> Relaxed:
+    """Return what was written."""
+    with np.load(path, allow_pickle=False) as file:
+        return Relaxed(**{name: file[name] for name in _ARRAYS}, **json.loads(str(file["facts"])))
 
 
-def _joined(parts: Sequence[Relaxed]) -> Relaxed:
+def joined(parts: Sequence[Relaxed]) -> Relaxed:
+    """Return parts as one, one after another."""
+    if not parts:
+        none = np.empty(0)
+        return Relaxed(none.astype(int), np.empty((0, 3)), none, np.empty((0, 3)), none.astype(int), none.astype(bool))
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
     names = dict.fromkeys(name for part in parts for name in part.parts_s)
-    return Relaxed(**arrays, parts_s={name: sum(part.parts_s.get(name, 0.0) for part in parts) for name in names})
+    parts_s = {name: sum(part.parts_s.get(name, 0.0) for part in parts) for name in names}
+    # A process that came too late for anything knows nothing about energies.
+    is_shifted = all(part.is_shifted for part in parts if len(part.index))
+    return Relaxed(**arrays, parts_s=parts_s, place_steps=sum(part.place_steps for part in parts), is_shifted=is_shifted)
+
+
+def in_order(relaxed: Relaxed, structures: Structures) -> Relaxed:
+    """Return what several processes relaxed in the order in which it was given.
+
+    Raises:
+        RuntimeError: a structure is missing, or came twice.
+    """
+    order = np.argsort(relaxed.index, kind="stable")
+    if not np.array_equal(relaxed.index[order], np.arange(len(structures))):
+        raise RuntimeError(f"{len(relaxed.index)} structures came back, {len(structures)} were given; each must come once")
+    n_atoms = structures.n_atoms[relaxed.index]
+    first = np.cumsum(n_atoms) - n_atoms
+    atoms = np.concatenate([np.arange(first[i], first[i] + n_atoms[i]) for i in order])
+    by_structure = {name: getattr(relaxed, name)[order] for name in ("index", "energy", "n_steps", "converged")}
+    return replace(relaxed, **by_structure, positions=relaxed.positions[atoms], forces=relaxed.forces[atoms])
+
+
+RelaxFunction = Callable[[Structures, Queue], Relaxed]
+"""What is timed: relaxes what it takes from the queue, until that is empty."""
+
+
+def in_blocks(relax: Callable[[Structures], Relaxed], size: int | None = None) -> RelaxFunction:
+    """Return a relaxation that takes `size` structures at a time, or an even share, and lets `relax` work on those."""
+
+    def relax_all(structures: Structures, queue: Queue) -> Relaxed:
+        parts = []
+        while block := queue.take(size or queue.share):
+            part = relax(structures.part(block.start, block.stop))
+            parts.append(replace(part, index=part.index + block.start))
+        return joined(parts)
+
+    return relax_all

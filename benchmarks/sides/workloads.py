@@ -81,8 +81,37 @@ def copper_gold(i: int, rng: np.random.Generator) -> Atoms:
     return atoms
 
 
+def heavy_tailed(i: int, rng: np.random.Generator) -> Atoms:
+    """Return 1 to 500 atoms of an argon crystal, hardly rattled; one in ten is a cloud of atoms instead, which takes 20 times the steps."""
+    if i % 10 == 3:
+        positions = _cloud(60 + int(81 * _share(i)), rng)
+    else:
+        n_atoms = round(500 ** _share(i))
+        positions = _nearest_sites(n_atoms, rng) + rng.normal(scale=0.01 * ARGON["sigma"], size=(n_atoms, 3))
+    return Atoms(numbers=[18] * len(positions), positions=positions)
+
+
+def _nearest_sites(n_atoms: int, rng: np.random.Generator) -> Any:
+    """Return the sites of a crystal that are nearest to a point."""
+    sites = bulk("Ar", "fcc", a=_LATTICE_ARGON_ANG, cubic=True) * (8, 8, 8)
+    point = sites.cell.sum(0) / 2 + rng.uniform(size=3) * _LATTICE_ARGON_ANG
+    return sites.positions[np.argsort(np.linalg.norm(sites.positions - point, axis=1))[:n_atoms]]
+
+
+def _cloud(n_atoms: int, rng: np.random.Generator) -> Any:
+    """Return atoms at random in a sphere, a tenth as dense as sigma^-3, none closer than 0.9 sigma to another."""
+    radius = (30 * n_atoms / (4 * np.pi)) ** (1 / 3) * ARGON["sigma"]
+    positions = np.empty((0, 3))
+    while len(positions) < n_atoms:
+        one = rng.uniform(-radius, radius, size=3)
+        if np.linalg.norm(one) < radius and (np.linalg.norm(positions - one, axis=1) > 0.9 * ARGON["sigma"]).all():
+            positions = np.vstack([positions, one])
+    return positions
+
+
 WORKLOADS: Final = {
     "A": Workload("LJ argon clusters of 13–55 atoms", "lj", ARGON, argon_cluster),
     "B": Workload("periodic LJ argon, 32 and 108 atoms", "lj", ARGON, argon_crystal),
     "C": Workload("EMT Cu–Au supercells of 8–256 atoms", "emt", {}, copper_gold),
+    "D": Workload("LJ argon of 1–500 atoms, a tenth of them with 20 times the steps", "lj", ARGON, heavy_tailed),
 }
