@@ -121,7 +121,9 @@ def kill_ranks(spec: CampaignSpec, done: threading.Event) -> None:
 
 
 def test_a_cancelled_campaign_stops_and_keeps_what_is_finished(tmp_path: Path) -> None:
-    spec = create_campaign(tmp_path, n=60, execution='launcher = "none"\nmax_systems_in_batch = 1\n', fmax=1e-5)
+    # With a trajectory steps are done one by one, so that there is time to cancel something.
+    execution = 'launcher = "none"\nmax_systems_in_batch = 1\n'
+    spec = create_campaign(tmp_path, n=200, execution=execution, fmax=1e-5, extra="[trajectory]\nevery = 1000\n")
     cancelled: list[int] = []
 
     def cancel_when_something_is_done(progress: Progress) -> None:

@@ -125,13 +125,13 @@ def test_each_start_is_another_attempt(tmp_path: Path) -> None:
 def test_ctrl_c_in_a_debug_job_reaches_who_drives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from campaign.dynamics.relax import Relaxation
 
-    step = Relaxation._step
+    advance = Relaxation._advance
 
-    def step_and_interrupt(self: Relaxation, batch: object) -> float:
+    def advance_and_interrupt(self: Relaxation, batch: object) -> tuple[float, bool]:
         os.kill(os.getpid(), signal.SIGINT)
-        return step(self, batch)  # type: ignore[arg-type]
+        return advance(self, batch)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Relaxation, "_step", step_and_interrupt)
+    monkeypatch.setattr(Relaxation, "_advance", advance_and_interrupt)
     spec = create_campaign(tmp_path, n=4, execution='executor = "debug"')
     assert run_plan(spec.paths, spec) is not None
     with pytest.raises(KeyboardInterrupt):
