@@ -19,10 +19,12 @@ from campaign.data.warp_interop import launch
 from campaign.dynamics.burst_kernel import burst_kernel
 from campaign.dynamics.exits import Exits
 from campaign.dynamics.isolation import IsolatingModel
+from campaign.dynamics.near_lists import NearLists
 from campaign.dynamics.optimizers.optimizer import Optimizer
 from campaign.hooks.neighbor_list import NeighborListHook
 from campaign.models.kernel_model import KernelModel
 from campaign.neighbors.skin import search_radius
+from campaign.neighbors.verlet import VerletList
 
 __all__ = ["Burst"]
 
@@ -41,6 +43,12 @@ class Burst:
     TARGET_S: Final = 0.03
     """How long a burst should take: long beside what surrounds it, short beside how long a request to stop may wait."""
 
+    SKIN: Final = 2.0
+    """Skin of the rows over that of the model: near lists are made out of them and nothing else, so wide ones cost little and last long."""
+
+    NEAR_SKIN: Final = 0.5
+    """Skin of the near lists over that of the model."""
+
     FIRST_ATOM_STEPS: Final = 10_000
     """Atoms times steps of the first burst, before it is known how long they take: 2 to 30 ms."""
 
@@ -50,7 +58,10 @@ class Burst:
         self._dynamics = dynamics
         self._exits = exits
         self._model = model
-        self._lists = neighbors.neighbors
+        lists = neighbors.neighbors
+        self._near = NearLists(lists.cutoff, self.NEAR_SKIN * lists.skin)
+        # Near lists are made out of the rows, so these must have all that is within the radius of those.
+        self._lists = VerletList(lists.cutoff + self._near.skin, (self.SKIN - self.NEAR_SKIN) * lists.skin, lists.half)
         self._most_steps = most_steps
         self._quota = most_steps or 0
         self._kernel = burst_kernel(dynamics.rule(), model.loops)
@@ -117,6 +128,7 @@ class Burst:
                 lists.cutoff,
                 lists.skin,
                 search_radius(lists.cutoff, lists.skin, torch.float64),
+                *self._near.arguments(rows.width),
                 *self._exits.judge_arguments(batch, tally),
             ],
             batch.device,
@@ -137,6 +149,7 @@ class Burst:
             torch.zeros(n, 3, dtype=torch.float64),
             torch.zeros(n, dtype=torch.int32),
         ]
+        self._near.follow(batch)
         self._has_fixed = int(bool(batch["fixed"].any()))
         if self._quota == 0:
             self._quota = max(4, self.FIRST_ATOM_STEPS // max(1, batch.num_nodes))

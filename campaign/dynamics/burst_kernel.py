@@ -16,7 +16,7 @@ import warp as wp
 from campaign.data.warp_interop import PRECISIONS
 from campaign.dynamics.exit_kernels import exit_function
 from campaign.dynamics.optimizers.step_kernel import Rule
-from campaign.models.loops import Loops, system_function
+from campaign.models.loops import Loops, near_list_function, system_function
 from campaign.neighbors.search import LARGE_SYSTEM
 from campaign.neighbors.search_kernel import measure_cell, search_function
 from campaign.neighbors.skin_kernel import outgrown_function
@@ -34,7 +34,30 @@ def burst_kernel(rule: Rule, loops: Loops) -> wp.Kernel:
     judge = exit_function(precision)
     is_outgrown = outgrown_function(precision)
     search_rows = search_function(precision)
+    make_near_list = near_list_function()
     large = wp.constant(LARGE_SYSTEM)
+
+    @wp.func
+    def note_geometry(
+        i: wp.int32,
+        begin: wp.int32,
+        end: wp.int32,
+        positions: wp.array(dtype=vec3),
+        cell: wp.array(dtype=mat33),
+        pbc: wp.array2d(dtype=wp.bool),
+        duals: wp.array(dtype=mat33),
+        old_positions: wp.array(dtype=vec3),
+        old_cell: wp.array(dtype=mat33),
+        old_duals: wp.array(dtype=mat33),
+        old_pbc: wp.array2d(dtype=wp.bool),
+    ):
+        """Note where system i is when a list of it is made."""
+        for j in range(begin, end):
+            old_positions[j] = positions[j]
+        old_cell[i] = cell[i]
+        old_duals[i] = duals[i]
+        for k in range(3):
+            old_pbc[i, k] = pbc[i, k]
 
     @wp.func
     def renew_list(
@@ -62,7 +85,6 @@ def burst_kernel(rule: Rule, loops: Loops) -> wp.Kernel:
         measure_cell(i, cell, pbc, radius, duals, reach, cell_state)
         if cell_state[i] != 0:
             return False
-        fill = positions.shape[0]
         longest = search_rows(
             i,
             begin,
@@ -77,19 +99,14 @@ def burst_kernel(rule: Rule, loops: Loops) -> wp.Kernel:
             radius,
             1,
             1,
-            fill,
+            -1,
             neighbor_matrix,
             shifts,
             num_neighbors,
         )
         if longest > neighbor_matrix.shape[1]:
             return False
-        for j in range(begin, end):
-            old_positions[j] = positions[j]
-        old_cell[i] = cell[i]
-        old_duals[i] = duals[i]
-        for k in range(3):
-            old_pbc[i, k] = pbc[i, k]
+        note_geometry(i, begin, end, positions, cell, pbc, duals, old_positions, old_cell, old_duals, old_pbc)
         return True
 
     @wp.kernel(enable_backward=False, module="unique")
@@ -132,6 +149,16 @@ def burst_kernel(rule: Rule, loops: Loops) -> wp.Kernel:
         cutoff: real,
         skin: real,
         radius: real,
+        near: wp.array(dtype=wp.int32),
+        near_counts: wp.array(dtype=wp.int32),
+        near_reach: wp.array(dtype=wp.int32),
+        near_positions: wp.array(dtype=vec3),
+        near_cell: wp.array(dtype=mat33),
+        near_duals: wp.array(dtype=mat33),
+        near_pbc: wp.array2d(dtype=wp.bool),
+        near_cutoff: real,
+        near_skin: real,
+        near_radius: real,
         n_steps: wp.array2d(dtype=wp.int64),
         status: wp.array2d(dtype=wp.int64),
         outcome: wp.array2d(dtype=wp.int64),
@@ -220,26 +247,43 @@ def burst_kernel(rule: Rule, loops: Loops) -> wp.Kernel:
                 )
                 n_steps[i, 0] = n_steps[i, 0] + wp.int64(1)
                 pending[i] = True
-            if is_outgrown(i, positions, old_positions, ptr, cell, pbc, old_cell, old_duals, old_pbc, cutoff, skin):
-                goes_on = renew_list(
-                    i,
-                    begin,
-                    end,
-                    positions,
-                    cell,
-                    pbc,
-                    neighbor_matrix,
-                    num_neighbors,
-                    shifts,
-                    old_positions,
-                    old_cell,
-                    old_duals,
-                    old_pbc,
-                    duals,
-                    reach,
-                    cell_state,
-                    radius,
-                )
+            if is_outgrown(i, positions, near_positions, ptr, cell, pbc, near_cell, near_duals, near_pbc, near_cutoff, near_skin):
+                if is_outgrown(i, positions, old_positions, ptr, cell, pbc, old_cell, old_duals, old_pbc, cutoff, skin):
+                    goes_on = renew_list(
+                        i,
+                        begin,
+                        end,
+                        positions,
+                        cell,
+                        pbc,
+                        neighbor_matrix,
+                        num_neighbors,
+                        shifts,
+                        old_positions,
+                        old_cell,
+                        old_duals,
+                        old_pbc,
+                        duals,
+                        reach,
+                        cell_state,
+                        radius,
+                    )
+                if goes_on:
+                    measure_cell(i, cell, pbc, near_radius, duals, reach, cell_state)
+                    make_near_list(
+                        i,
+                        ptr,
+                        positions,
+                        cell,
+                        neighbor_matrix,
+                        num_neighbors,
+                        shifts,
+                        near_radius,
+                        near,
+                        near_counts,
+                        near_reach,
+                    )
+                    note_geometry(i, begin, end, positions, cell, pbc, duals, near_positions, near_cell, near_duals, near_pbc)
             if goes_on:
                 evaluate(
                     i,
@@ -252,6 +296,9 @@ def burst_kernel(rule: Rule, loops: Loops) -> wp.Kernel:
                     neighbor_matrix,
                     num_neighbors,
                     shifts,
+                    near,
+                    near_counts,
+                    near_reach,
                     table,
                     scratch,
                     energy,
@@ -307,6 +354,9 @@ def burst_kernel(rule: Rule, loops: Loops) -> wp.Kernel:
                             neighbor_matrix,
                             num_neighbors,
                             shifts,
+                            near,
+                            near_counts,
+                            near_reach,
                             table,
                             scratch,
                             energy,

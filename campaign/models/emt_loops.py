@@ -10,7 +10,8 @@ from typing import Final
 
 from campaign.models.emt_parameters import A_CUT, BETA, COLUMNS, ELEMENTS, RC, RC_LIST
 from campaign.models.emt_tables import FACTORS, FIRST_KNOT_ANG2, N_KNOTS, ROW_OF_KNOT, SPACING_ANG2
-from campaign.models.loops import ADD_FORCE, NO_FORCE, PULL, PULL_BACK, VECTOR, VIRIAL, Loops, over_row, over_system
+from campaign.models.loops import ADD_FORCE, NO_FORCE, PULL, VECTOR, VIRIAL, Loops, over_row
+from campaign.models.system_loop import over_system, pull_each
 
 __all__ = ["EMT_LOOPS"]
 
@@ -19,15 +20,18 @@ _N_ELEMENTS: Final = 1 + len(ELEMENTS)
 _KEPT: Final = 3
 """Numbers kept per pair, all over r: dσ₁/dr here, dσ₁/dr there, du/dr of the pair energy."""
 
-_KEPT_BY_SYSTEM: Final = _KEPT + 4
-"""And, where only pairs within the cutoff are kept: the vector, and the neighbour."""
+_KEPT_BY_SYSTEM: Final = 8
+"""The same, the neighbour, and the vector to it in four numbers, of pairs within the cutoff, which are kept one after another."""
+
+_KEPT_BY_ATOM: Final = 4
+"""Two sums of the density, which are added to in turn; the number of pairs kept; dE/dσ₁."""
 
 # e: place of an element in the table. Below the first knot, and for a distance that is no number, the functions themselves.
 _DECLARE: Final = f"""
 const real* parameters = T + 119;
 const real* factors = parameters + {_N_ELEMENTS * len(COLUMNS)};
 const real* knots = factors + {_N_ELEMENTS * _N_ELEMENTS * FACTORS};
-real* kept = S + 3 * n_atoms;
+real* kept = S + {_KEPT_BY_ATOM} * (long long)n_atoms;
 auto element = [&](int atom) {{
     const long long z = atomic_numbers.data[atom];
     return z > 0 && z < 119 ? (int)T[z] : 0;
@@ -89,13 +93,14 @@ if (other == own) {{
 density += to_here;
 """
 
-# From the density S[a] of atom a to its energy, and to dE/dσ₁, which takes its place. With ds = −ln(σ₁/(12 γ₁)) / (β η₂):
+# From the density of atom a to its energy and to dE/dσ₁. With ds = −ln(σ₁/(12 γ₁)) / (β η₂):
 # E = E₀ (1 + λ ds) exp(−λ ds) + 6 V₀ exp(−κ ds) − E₀. An atom without neighbours has −E₀ and no slope.
 _EMBED: Final = f"""
-auto embed = [&](int a) {{
+auto embed = [&](int a, real sigma1, real& slope) {{
     const int e = element(a);
-    const real sigma1 = S[a], e0 = parameter(e, {COLUMNS.index("e0")});
-    real energy_here = -e0, slope = real(0);
+    const real e0 = parameter(e, {COLUMNS.index("e0")});
+    real energy_here = -e0;
+    slope = real(0);
     if (sigma1 != real(0)) {{
         const real beta_eta2 = real({BETA!r}) * parameter(e, {COLUMNS.index("eta2")});
         const real kappa = parameter(e, {COLUMNS.index("kappa")}), lambda = parameter(e, {COLUMNS.index("lambda")});
@@ -105,7 +110,6 @@ auto embed = [&](int a) {{
         energy_here += cohesive * (real(1) + lambda * ds) + repulsive;
         slope = (lambda * lambda * ds * cohesive + kappa * repulsive) / (beta_eta2 * sigma1);
     }}
-    S[a] = slope;
     return energy_here;
 }};
 """
@@ -117,30 +121,30 @@ for (int k = 0; k < m; ++k) {{
     const real r2 = r2_of[k];
     const int j = j_of[k];
     {_PAIR}
-    S[j] += to_there;
-    keep[0] = keep_here; keep[1] = keep_there; keep[2] = keep_u;
-    keep[3] = x_of[k]; keep[4] = y_of[k]; keep[5] = z_of[k]; keep[6] = real(j);
+    S[{_KEPT_BY_ATOM} * j + (k & 1)] += to_there;
+    keep[0] = keep_here; keep[1] = keep_there; keep[2] = keep_u; keep[3] = real(j);
+    *(four*)(keep + 4) = d_of[k];
     keep += {_KEPT_BY_SYSTEM};
 }}
 """
 
-_SYSTEM_KEPT: Final = f"kept + (long long)i_atom * width * {_KEPT_BY_SYSTEM}"
+_SYSTEM_KEPT: Final = f"kept + (long long)begin * width * {_KEPT_BY_SYSTEM}"
 
 _SYSTEM_FORCES: Final = f"""
+keep = {_SYSTEM_KEPT};
 for (int i_atom = begin; i_atom < end; ++i_atom) {{
-    {NO_FORCE}
-    const real* keep = {_SYSTEM_KEPT};
-    const int n_kept = (int)S[2 * n_atoms + i_atom];
-    const real slope = S[i_atom];
-    for (int k = 0; k < n_kept; ++k) {{
-        const real dx = keep[3], dy = keep[4], dz = keep[5];
-        const int j = (int)keep[6];
-        const real du = slope * keep[0] + S[j] * keep[1] + keep[2];
-        {PULL} {PULL_BACK}
-        if (has_stress) {{ {VIRIAL} }}
-        keep += {_KEPT_BY_SYSTEM};
-    }}
-    {ADD_FORCE}
+    const int n_kept = (int)S[{_KEPT_BY_ATOM} * i_atom + 2];
+    const real slope = S[{_KEPT_BY_ATOM} * i_atom + 3];
+    auto slope_of = [&](const real* pair) {{ return slope * pair[0] + S[{_KEPT_BY_ATOM} * (int)pair[3] + 3] * pair[1] + pair[2]; }};
+    {
+    pull_each(
+        "n_kept",
+        f"*(const four*)(keep + {_KEPT_BY_SYSTEM} * k + 4)",
+        f"(int)keep[{_KEPT_BY_SYSTEM} * k + 3]",
+        f"slope_of(keep + {_KEPT_BY_SYSTEM} * k)",
+    )
+}
+    keep += {_KEPT_BY_SYSTEM} * n_kept;
 }}
 """
 
@@ -169,23 +173,26 @@ EMT_LOOPS: Final = Loops(
         [
             _DECLARE,
             _EMBED,
-            "for (int a = begin; a < end; ++a) S[a] = real(0);",
+            f"for (int k = {_KEPT_BY_ATOM} * begin; k < {_KEPT_BY_ATOM} * end; ++k) S[k] = real(0);",
+            f"real* keep = {_SYSTEM_KEPT};",
             over_system(
-                f"{_START} real* keep = {_SYSTEM_KEPT};",
+                f"{_START} const real* first_kept = keep;",
                 _SYSTEM_PAIRS,
                 _BEYOND,
-                f"S[i_atom] += density; S[2 * n_atoms + i_atom] = real((keep - ({_SYSTEM_KEPT})) / {_KEPT_BY_SYSTEM});",
+                f"S[{_KEPT_BY_ATOM} * i_atom] += density; S[{_KEPT_BY_ATOM} * i_atom + 2] = real((keep - first_kept) / {_KEPT_BY_SYSTEM});",
             ),
-            "for (int a = begin; a < end; ++a) total += embed(a);",
+            f"for (int a = begin; a < end; ++a) {{ real* of = S + {_KEPT_BY_ATOM} * a; total += embed(a, of[0] + of[1], of[3]); }}",
             _SYSTEM_FORCES,
         ]
     ),
     rows=(
-        # Only half of `total` is this atom's; its own energy waits behind the densities for the second launch.
-        _DECLARE + _EMBED + over_row(_START, _ROW_PAIR, "S[i] = density; S[n_atoms + i] = real(0.5) * total + embed(i);"),
+        # Only half of `total` is this atom's; its own energy waits behind the slopes for the second launch.
+        _DECLARE
+        + _EMBED
+        + over_row(_START, _ROW_PAIR, "real slope; S[n_atoms + i] = real(0.5) * total + embed(i, density, slope); S[i] = slope;"),
         _DECLARE + over_row(NO_FORCE, _ROW_FORCE, ADD_FORCE) + "total = real(2) * S[n_atoms + i];",
     ),
-    scratch_per_atom=3,
+    scratch_per_atom=_KEPT_BY_ATOM,
     system_scratch_per_pair=_KEPT_BY_SYSTEM,
     rows_scratch_per_pair=_KEPT,
 )

@@ -19,6 +19,7 @@ from campaign.data import Batch
 from campaign.data.warp_interop import BoundLaunch, precision_of
 from campaign.models.base import BaseModelMixin, ModelConfig, ModelOutputs, NeighborConfig, NeighborListFormat, device_type
 from campaign.models.loops import Loops, row_kernels, system_kernel, system_sums_kernel
+from campaign.models.system_loop import SCRATCH_PER_ATOM
 
 __all__ = ["SKIN_OVER_CUTOFF", "KernelModel"]
 
@@ -62,6 +63,7 @@ class KernelModel(nn.Module, BaseModelMixin):
         self._table = torch.from_numpy(table).to(dtype)
         self._tables: dict[torch.device, Tensor] = {}
         self._scratch: dict[str, Tensor] = {}
+        self._empty: dict[torch.device, Tensor] = {}
         self._launches: dict[Any, BoundLaunch] = {}
 
     def forward(self, data: Batch) -> ModelOutputs:
@@ -94,7 +96,22 @@ class KernelModel(nn.Module, BaseModelMixin):
         ]
         if self.asks_for_half_lists:
             kernel = system_kernel(self.precision, self.loops)
-            inputs = [data.batch_ptr, data["atomic_numbers"], positions, cell, pbc, *rows, energy, forces, stress]
+            none = self._no_near_list(device)
+            inputs = [
+                data.batch_ptr,
+                data["atomic_numbers"],
+                positions,
+                cell,
+                pbc,
+                *rows[:3],
+                none,
+                none,
+                none,
+                *rows[3:],
+                energy,
+                forces,
+                stress,
+            ]
             self._launch(kernel, n_systems, inputs)
         else:
             of_atoms = [self._scratch_of("energy", n_atoms, (), device), self._scratch_of("virial", n_atoms, (6,), device)]
@@ -119,8 +136,15 @@ class KernelModel(nn.Module, BaseModelMixin):
     def scratch_for(self, n_atoms: int, width: int, device: torch.device) -> Float[Tensor, " S"]:
         """Return scratch space for the loops over so many atoms and neighbour rows so wide."""
         loops = self.loops
-        per_pair = loops.system_scratch_per_pair if self.asks_for_half_lists else loops.rows_scratch_per_pair
-        return self._scratch_of("loops", n_atoms * (loops.scratch_per_atom + width * per_pair), (), device)
+        per_atom = loops.scratch_per_atom + width * loops.rows_scratch_per_pair
+        if self.asks_for_half_lists:
+            per_atom = SCRATCH_PER_ATOM + loops.scratch_per_atom + width * loops.system_scratch_per_pair
+        return self._scratch_of("loops", n_atoms * per_atom, (), device)
+
+    def _no_near_list(self, device: torch.device) -> Tensor:
+        if device not in self._empty:
+            self._empty[device] = torch.empty(0, dtype=torch.int32, device=device)
+        return self._empty[device]
 
     def _scratch_of(self, name: str, n: int, trailing: tuple[int, ...], device: torch.device) -> Tensor:
         kept = self._scratch.get(name)

@@ -20,8 +20,9 @@ from functools import cache
 import warp as wp
 
 from campaign.data.warp_interop import Precision
+from campaign.models.system_loop import BLOCK, ENTER_SYSTEM, NEAR_PAIRS, SUM_FORCES, over_system, pull_each
 
-__all__ = ["Loops", "pair_loops", "row_kernels", "system_function", "system_kernel", "system_sums_kernel"]
+__all__ = ["Loops", "near_list_function", "pair_loops", "row_kernels", "system_function", "system_kernel", "system_sums_kernel"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,11 @@ typedef {real} real;
 const real* __restrict__ X = (const real*)positions.data;
 real* __restrict__ F = (real*)forces.data;
 const real* T = table.data;
-real* S = scratch.data;
 const int width = neighbor_matrix.shape[1];
 const int n_atoms = forces.shape[0];
 real total = real(0);
 real V[6] = {{0, 0, 0, 0, 0, 0}};
-(void)T; (void)S; (void)n_atoms;
+(void)T; (void)n_atoms;
 """
 
 _OF_SYSTEM = """
@@ -64,7 +64,6 @@ const bool* P = pbc.data + 3 * i;
 const bool is_periodic = P[0] || P[1] || P[2];
 const bool is_shifted = is_periodic && shifts.shape[1] == width;
 const bool has_stress = is_periodic && with_stress != 0;
-for (int k = 3 * begin; k < 3 * end; ++k) F[k] = real(0);
 """
 
 _LEAVE_SYSTEM = """
@@ -81,6 +80,8 @@ if (with_stress != 0) {
 """
 
 _OF_ATOM = """
+real* S = scratch.data;
+(void)S;
 real C[9];
 for (int k = 0; k < 9; ++k) C[k] = ((const real*)cell.data)[9 * batch_idx.data[i] + k];
 const bool is_shifted = shifts.shape[1] == width;
@@ -113,46 +114,8 @@ fx += gx; fy += gy; fz += gz;
 
 VIRIAL = "V[0] += gx * dx; V[1] += gy * dy; V[2] += gz * dz; V[3] += gy * dz; V[4] += gx * dz; V[5] += gx * dy;"
 
-PULL_BACK = "F[3 * j] -= gx; F[3 * j + 1] -= gy; F[3 * j + 2] -= gz;"
-
 NO_FORCE = "real fx = 0, fy = 0, fz = 0;"
 ADD_FORCE = "F[3 * i_atom] += fx; F[3 * i_atom + 1] += fy; F[3 * i_atom + 2] += fz;"
-
-_BLOCK = 64
-
-_ROOM = f"""
-real x_of[{_BLOCK}], y_of[{_BLOCK}], z_of[{_BLOCK}], r2_of[{_BLOCK}];
-int j_of[{_BLOCK}];
-"""
-
-
-def over_system(before: str, block: str, is_beyond: str, after: str) -> str:
-    """Return a loop over the atoms of a system, `i_atom`, and over blocks of the row of each.
-
-    `block` sees the pairs of a block that are within the cutoff: for k in [0, m), x_of[k], y_of[k], z_of[k] is the vector to atom j_of[k],
-    and r2_of[k] its square. What is beyond is left out here without a branch, which would go wrong for every fourth pair, and what follows
-    has no branch on distance, so that a compiler can do several pairs at once: together half of the time of the plain loop, for crystals.
-    """
-    return f"""
-{_ROOM}
-for (int i_atom = begin; i_atom < end; ++i_atom) {{
-    const real x = X[3 * i_atom], y = X[3 * i_atom + 1], z = X[3 * i_atom + 2];
-    const int count = num_neighbors.data[i_atom];
-    {before}
-    for (int first = 0; first < count; first += {_BLOCK}) {{
-        const int last = first + {_BLOCK} < count ? first + {_BLOCK} : count;
-        int m = 0;
-        for (int n = first; n < last; ++n) {{
-            {VECTOR}
-            const real r2 = dx * dx + dy * dy + dz * dz;
-            x_of[m] = dx; y_of[m] = dy; z_of[m] = dz; r2_of[m] = r2; j_of[m] = j;
-            m += ({is_beyond}) ? 0 : 1;
-        }}
-        {block}
-    }}
-    {after}
-}}
-"""
 
 
 def over_row(before: str, pair: str, after: str = "") -> str:
@@ -185,15 +148,15 @@ for (int k = 0; k < m; ++k) {{
     {pair}
     u_of[k] = u; du_of[k] = du;
 }}
-for (int k = 0; k < m; ++k) {{
-    const int j = j_of[k];
-    const real dx = x_of[k], dy = y_of[k], dz = z_of[k], du = du_of[k];
-    total += u_of[k];
-    {PULL} {PULL_BACK}
-    if (has_stress) {{ {VIRIAL} }}
-}}
+for (int k = m; k % 4 != 0; ++k) u_of[k] = real(0);
+for (int k = 0; k < m; k += 4) u_sum += *(const four*)(u_of + k);
+{pull_each("m", "d_of[k]", "j_of[k]", "du_of[k]")}
 """
-    room = f"real u_of[{_BLOCK}], du_of[{_BLOCK}];"
+    room = f"""
+alignas(64) real u_of[{BLOCK}], du_of[{BLOCK}];
+four u_sum = {{real(0), real(0), real(0), real(0)}};
+"""
+    leave = "total = (u_sum.x + u_sum.y) + (u_sum.z + u_sum.w);"
     one = f"""
 {VECTOR}
 const real r2 = dx * dx + dy * dy + dz * dz;
@@ -204,18 +167,19 @@ if (!({is_beyond})) {{
     {PULL} {VIRIAL}
 }}
 """
-    return Loops(constants + room + over_system(NO_FORCE, block, is_beyond, ADD_FORCE), (constants + over_row(NO_FORCE, one, ADD_FORCE),))
+    return Loops(constants + room + over_system("", block, is_beyond, "") + leave, (constants + over_row(NO_FORCE, one, ADD_FORCE),))
 
 
 @cache
 def system_function(precision: Precision, loops: Loops) -> wp.Function:
     """Return the Warp function that evaluates system i: energy in eV, forces in eV/Å and, if `with_stress`, stress in eV/Å³.
 
+    Its pairs are those of its rows, or of the near list where there is one: `near` is empty where there is none.
     The stress is virial / |det cell|, and zero for a system that is periodic in no direction or whose cell has no volume.
     """
     real, vec3, mat33 = precision.real, precision.vec3, precision.mat33
 
-    @wp.func_native(_SHARED.format(real=_c_name(precision)) + _OF_SYSTEM + loops.system + _LEAVE_SYSTEM)
+    @wp.func_native(_SHARED.format(real=_c_name(precision)) + _OF_SYSTEM + ENTER_SYSTEM + loops.system + SUM_FORCES + _LEAVE_SYSTEM)
     def evaluate_system(
         i: wp.int32,
         with_stress: wp.int32,
@@ -227,6 +191,9 @@ def system_function(precision: Precision, loops: Loops) -> wp.Function:
         neighbor_matrix: wp.array2d(dtype=wp.int32),
         num_neighbors: wp.array(dtype=wp.int32),
         shifts: wp.array2d(dtype=wp.vec3i),
+        near: wp.array(dtype=wp.int32),
+        near_counts: wp.array(dtype=wp.int32),
+        near_reach: wp.array(dtype=wp.int32),
         table: wp.array(dtype=real),
         scratch: wp.array(dtype=real),
         energy: wp.array2d(dtype=real),
@@ -235,6 +202,28 @@ def system_function(precision: Precision, loops: Loops) -> wp.Function:
     ): ...
 
     return evaluate_system
+
+
+@cache
+def near_list_function() -> wp.Function:
+    """Return the Warp function that makes the near list of system i: those pairs of its rows that are within `radius`, in float64."""
+
+    @wp.func_native(NEAR_PAIRS)
+    def make_near_list(
+        i: wp.int32,
+        batch_ptr: wp.array(dtype=wp.int32),
+        positions: wp.array(dtype=wp.vec3d),
+        cell: wp.array(dtype=wp.mat33d),
+        neighbor_matrix: wp.array2d(dtype=wp.int32),
+        num_neighbors: wp.array(dtype=wp.int32),
+        shifts: wp.array2d(dtype=wp.vec3i),
+        radius: wp.float64,
+        near: wp.array(dtype=wp.int32),
+        near_counts: wp.array(dtype=wp.int32),
+        near_reach: wp.array(dtype=wp.int32),
+    ): ...
+
+    return make_near_list
 
 
 @cache
@@ -253,6 +242,9 @@ def system_kernel(precision: Precision, loops: Loops) -> wp.Kernel:
         neighbor_matrix: wp.array2d(dtype=wp.int32),
         num_neighbors: wp.array(dtype=wp.int32),
         shifts: wp.array2d(dtype=wp.vec3i),
+        near: wp.array(dtype=wp.int32),
+        near_counts: wp.array(dtype=wp.int32),
+        near_reach: wp.array(dtype=wp.int32),
         table: wp.array(dtype=real),
         scratch: wp.array(dtype=real),
         energy: wp.array2d(dtype=real),
@@ -270,6 +262,9 @@ def system_kernel(precision: Precision, loops: Loops) -> wp.Kernel:
             neighbor_matrix,
             num_neighbors,
             shifts,
+            near,
+            near_counts,
+            near_reach,
             table,
             scratch,
             energy,

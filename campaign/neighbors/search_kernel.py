@@ -127,7 +127,10 @@ def search_function(precision: Precision):
         shifts: wp.array(dtype=wp.vec3i, ndim=2),
         counts: wp.array(dtype=wp.int32),
     ) -> wp.int32:
-        """Write the rows of atoms [begin, end) of system s, which has atoms [first, last); return the length of the longest."""
+        """Write the rows of atoms [begin, end) of system s, which has atoms [first, last); return the length of the longest.
+
+        The rest of a row gets `fill`, unless that is negative.
+        """
         width = matrix.shape[1]
         has_shifts = shifts.shape[1] > 0
         zero = wp.float64(0.0)
@@ -255,11 +258,12 @@ def search_function(precision: Precision):
         longest = int(0)
         for i in range(begin, end):
             longest = wp.max(longest, counts[i])
-            for k in range(counts[i], width):
-                matrix[i, k] = fill
-            if has_shifts:
+            if fill >= 0:
                 for k in range(counts[i], width):
-                    shifts[i, k] = wp.vec3i(0, 0, 0)
+                    matrix[i, k] = fill
+                if has_shifts:
+                    for k in range(counts[i], width):
+                        shifts[i, k] = wp.vec3i(0, 0, 0)
         return longest
 
     return search_rows

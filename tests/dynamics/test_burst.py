@@ -84,6 +84,19 @@ def test_lists_too_wide_are_made_by_the_host() -> None:
         assert_same_bits(one_by_one.system(system), at_once.system(system))
 
 
+def test_cells_much_smaller_than_the_cutoff_do_without_near_lists() -> None:
+    """Images four cells away and further have no number in a near list; one structure of the batch has none so far away."""
+    small = bulk("Ar", "fcc", a=1.55) * (1, 1, 2)
+    small.rattle(0.05, seed=1)
+    batch = to_batch([small, *lj_clusters([13])])
+    how = {"fmax": 1e-3, "max_steps": 200, "cell": "full"}
+    one_by_one = relax(LennardJonesModel(rc=6.0), batch, hooks=[Listener()], **how)  # type: ignore[arg-type]
+    at_once = relax(LennardJonesModel(rc=6.0), batch, **how)  # type: ignore[arg-type]
+    assert at_once.statistics.seconds["optimizer"] == 0.0
+    for system in range(batch.num_graphs):
+        assert_same_bits(one_by_one.system(system), at_once.system(system))
+
+
 def test_lists_of_large_systems_are_made_by_the_host() -> None:
     crystal = bulk("Ar", "fcc", a=1.55, cubic=True) * (7, 7, 8)
     crystal.rattle(0.15, seed=0)
