@@ -68,6 +68,9 @@ _TABLE: Final = (
     Field("system_id", _S, "int64", (1,), "", "row in inputs.zarr, for ever", _CUSTOM),
     # what comes with an input and stays with it
     Field("fixed", _A, "bool", (3,), "", "Cartesian components that may not move (FixAtoms, FixCartesian)", _CUSTOM),
+    Field(
+        "symprec", _S, "float64", (1,), "Å", "tolerance of the space group that is kept (FixSymmetry); 0 where none is", _CUSTOM, since=3
+    ),
     Field("tags", _A, "int64", (), "", "ASE's tags", _CUSTOM),
     Field("initial_charges", _A, "float64", (), "e", "ASE's initial charges", _CUSTOM),
     Field("initial_magmoms", _A, "float64", (), "μB", "ASE's initial magnetic moments", _CUSTOM),
@@ -116,7 +119,9 @@ def _pick(*names: str) -> tuple[Field, ...]:
 STRUCTURE_FIELDS: Final = _pick("atomic_numbers", "positions", "cell", "pbc", "system_id")
 """What makes a structure."""
 
-CARRIED_FIELDS: Final = _pick("atomic_masses", "fixed", "tags", "initial_charges", "initial_magmoms", "source", "frame", "info")
+CARRIED_FIELDS: Final = _pick(
+    *("atomic_masses", "fixed", "symprec", "tags", "initial_charges", "initial_magmoms", "source", "frame", "info")
+)
 """What comes with an input and is copied from `inputs.zarr` into the store by consolidation; shards do not repeat it."""
 
 INPUT_FIELDS: Final = (*STRUCTURE_FIELDS, *CARRIED_FIELDS, *_pick("outcome", "error"))

@@ -14,11 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from campaign.constraints import import_spglib, symprec_of
 from campaign.errors import CampaignExistsError, SpecError
 from campaign.fields import INPUT_FIELDS, encode_error
 from campaign.outcomes import RUNNING, Outcome
@@ -88,14 +90,14 @@ def run_ingest(spec: CampaignSpec, on_progress: OnProgress | None = None) -> Ing
     paths = spec.paths
     _refuse_existing(spec)
     files = expand_paths(spec.inputs.paths, claims_file, Path(spec.inputs.base))
-    elements = _known_elements(spec)
+    check = partial(check_structure, elements=_known_elements(spec), may_strain=all(spec.relax.strain_mask))
     _create_directory(spec)
     tally = _Tally(0, 0, Counter(), set())
     staging = staging_name(paths.inputs)
     writer = ShardWriter.create(staging, INPUT_FIELDS, flush_s=3600.0)
     try:
         with writer:
-            for block in _iter_blocks(files, elements, tally, on_progress):
+            for block in _iter_blocks(files, check, tally, on_progress):
                 writer.append(*block)
         publish_folder(staging, paths.inputs)
     except FileExistsError as error:
@@ -128,12 +130,12 @@ class _Tally:
     dropped_arrays: set[str]
 
 
-def _iter_blocks(files: InputFiles, elements: frozenset[int] | None, tally: _Tally, on_progress: OnProgress | None) -> Iterator[_Block]:
+def _iter_blocks(files: InputFiles, check: _Check, tally: _Tally, on_progress: OnProgress | None) -> Iterator[_Block]:
     rows: list[_Row] = []
     n_atoms, due_s = 0, 0.0
     for file in files.files:
         for frame in iter_frames(file):
-            row = _row(tally.n_inputs, file.source, frame, elements, tally)
+            row = _row(tally.n_inputs, file.source, frame, check, tally)
             rows.append(row)
             n_atoms += row.n_atoms
             tally.n_inputs += 1
@@ -155,13 +157,14 @@ class _Row:
     per_system: dict[str, Any]
 
 
+_Check = Callable[[Any], Refusal | None]
 _Block = tuple[np.ndarray[Any, np.dtype[np.int64]], dict[str, np.ndarray[Any, Any]]]
 
 
-def _row(system_id: int, source: str, frame: Frame, elements: frozenset[int] | None, tally: _Tally) -> _Row:
+def _row(system_id: int, source: str, frame: Frame, check: _Check, tally: _Tally) -> _Row:
     atoms, refusal = frame.atoms, frame.refusal
     if atoms is not None and refusal is None:
-        refusal = check_structure(atoms, elements)
+        refusal = check(atoms)
     if atoms is not None:
         tally.dropped_arrays.update(atoms.arrays.keys() - _STANDARD_ARRAYS)
     if refusal is not None:
@@ -173,6 +176,7 @@ def _row(system_id: int, source: str, frame: Frame, elements: frozenset[int] | N
     per_system = {
         "cell": cell,
         "pbc": pbc,
+        "symprec": (symprec_of(atoms) if atoms is not None and refusal is None else 0.0,),
         "system_id": (system_id,),
         "source": source,
         "frame": (frame.index,),
@@ -241,8 +245,6 @@ def _known_elements(spec: CampaignSpec) -> frozenset[int] | None:
     from campaign.models.registry import supported_elements
 
     if spec.relax.fix_symmetry:
-        from campaign.dynamics.symmetry import import_spglib
-
         import_spglib()  # refused now rather than by every rank
     return supported_elements(spec.model.name, spec.model.dtype, spec.model.options, spec.relax.cell)
 

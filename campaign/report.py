@@ -33,6 +33,7 @@ from campaign.report_contents import (
     tiles,
     unconverged,
 )
+from campaign.report_quality import quality_contents
 from campaign.spec import read_frozen_spec
 from campaign.store.layout import RESERVED_ATTRIBUTES
 from campaign.timings import read_timings
@@ -68,6 +69,7 @@ def _context(paths: CampaignPaths) -> dict[str, Any]:
     energies, hull_members, energy_notes = energy_contents(view)
     relaxation = relaxation_drawings(frame, spec)
     performance, ranks, performance_notes = performance_contents(runs)
+    quality = quality_contents(view, paths)
     script, plotly = _resource("report.js"), _plotly()
     return {
         "spec": spec,
@@ -85,6 +87,7 @@ def _context(paths: CampaignPaths) -> dict[str, Any]:
         "hull_members": hull_members,
         "energy_notes": energy_notes,
         "relaxation": relaxation,
+        "quality": quality,
         "performance": performance,
         "performance_notes": performance_notes,
         "ranks": ranks,
@@ -92,7 +95,9 @@ def _context(paths: CampaignPaths) -> dict[str, Any]:
         "rejected": rejected(view, frame, paths),
         "unconverged": unconverged(view, frame, paths),
         "provenance": _provenance(view),
-        "drawings": {drawing.key: script_json(drawing.figure.to_json()) for drawing in (*energies, *relaxation, *performance)},
+        "drawings": {
+            drawing.key: script_json(drawing.figure.to_json()) for drawing in (*energies, *relaxation, *quality.drawings, *performance)
+        },
         "style": Markup(_resource("report.css")),
         "script": Markup(script),
         "plotly": Markup(plotly),

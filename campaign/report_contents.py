@@ -298,9 +298,9 @@ def rejected(view: StoreView, frame: pd.DataFrame, paths: CampaignPaths) -> List
     """Return the inputs that ingest refused: file, frame, reason."""
     condition = f"outcome == '{Outcome.INVALID.label}'"
     ids = frame.index[frame["outcome"] == Outcome.INVALID.label]
-    table = _rows(view, ids[:MAX_ROWS], ["source", "frame", "error"])
+    table = rows_of_systems(view, ids[:MAX_ROWS], ["source", "frame", "error"])
     rows = tuple((str(row.source), str(row.frame), str(row.error), str(row.Index)) for row in table.itertuples())
-    return Listing(("File", "Frame", "Reason", "System"), rows, len(ids), _command(paths, condition))
+    return Listing(("File", "Frame", "Reason", "System"), rows, len(ids), export_command(paths, condition))
 
 
 def unconverged(view: StoreView, frame: pd.DataFrame, paths: CampaignPaths) -> Listing:
@@ -319,22 +319,23 @@ def unconverged(view: StoreView, frame: pd.DataFrame, paths: CampaignPaths) -> L
             str(row.source),
             str(row.frame),
         )
-        for row in _rows(view, ids[:MAX_ROWS], columns).itertuples()
+        for row in rows_of_systems(view, ids[:MAX_ROWS], columns).itertuples()
     )
     names = ("System", "Formula", "Outcome", "Steps", "fmax (eV/Å)", "Reason", "File", "Frame")
-    return Listing(names, rows, len(ids), _command(paths, f"outcome in ({', '.join(repr(label) for label in labels)})"))
+    return Listing(names, rows, len(ids), export_command(paths, f"outcome in ({', '.join(repr(label) for label in labels)})"))
 
 
-def _command(paths: CampaignPaths, condition: str) -> str:
+def export_command(paths: CampaignPaths, condition: str) -> str:
+    """Return the command that exports the systems of a condition."""
     return f"campaign export {shlex.quote(str(paths.root))} --format parquet --where {shlex.quote(condition)} -o rows.parquet"
 
 
 def _labels(view: StoreView, ids: pd.Index) -> pd.DataFrame:
-    return _rows(view, ids, ["source", "frame"])
+    return rows_of_systems(view, ids, ["source", "frame"])
 
 
-def _rows(view: StoreView, ids: pd.Index, columns: Sequence[str]) -> pd.DataFrame:
-    """Some columns of some systems; those that the store does not have are empty."""
+def rows_of_systems(view: StoreView, ids: pd.Index, columns: Sequence[str]) -> pd.DataFrame:
+    """Return some columns of some systems; those that the store does not have are empty."""
     known = [name for name in columns if name in view.columns]
     table = view.select_ids(ids.to_numpy(np.int64)).frame(known)
     return table.assign(**{name: "" for name in columns if name not in known})[list(columns)]

@@ -17,17 +17,20 @@ import pytest
 from campaign.analysis import open_store
 from campaign.consolidate import run_consolidate
 from campaign.errors import IncompleteError, ModelMismatchError, ResourceError, StoreDamagedError, StoreError
-from campaign.fields import CARRIED_FIELDS, RESULT_FIELDS, STORE_FIELDS, TRAJECTORY_FIELDS
-from campaign.outcomes import Outcome
+from campaign.fields import CARRIED_FIELDS, INPUT_FIELDS, RESULT_FIELDS, STORE_FIELDS, TRAJECTORY_FIELDS
+from campaign.outcomes import RUNNING, Outcome
 from campaign.paths import CampaignPaths, ShardName
 from campaign.show import show_system
-from campaign.store import ShardWriter, StoreReader
+from campaign.store import ShardWriter, StoreReader, write_store
 from campaign.store.audit import audit_store
 from campaign.store.digest import digest
 from campaign.store.durable import exclusive_lock
 from campaign.store.layout import RESERVED_ATTRIBUTES
 from campaign.testing.store_rows import made_up_columns
 from campaign.testing.synthetic import SyntheticSystems, synthetic_systems, write_shard, write_synthetic_campaign
+from campaign.worker.claims import plan_blocks
+from campaign.worker.claims.files import FileClaims
+from campaign.worker.inputs import InputSampler
 
 WithFrames = tuple[CampaignPaths, ShardName, int]
 LATER = ShardName(2, 0, 0, 0)
@@ -280,3 +283,27 @@ def test_shards_of_an_older_format_are_verified_and_consolidated(paths: Campaign
     table = open_store(paths.root).frame(["energy", "energy_per_atom", "n_atoms"])
     known = table[table["energy"].notna()]
     np.testing.assert_allclose(known["energy_per_atom"], known["energy"] / known["n_atoms"], rtol=1e-15)
+
+
+def test_inputs_of_an_older_format_are_relaxed_and_consolidated(paths: CampaignPaths) -> None:
+    """They say nothing about symmetry that is to be kept: none is."""
+    reader = StoreReader.open(paths.inputs)
+    n_atoms, values = reader.n_atoms(), reader.read()
+    shutil.rmtree(paths.inputs)
+    fields = [field for field in INPUT_FIELDS if field.since <= 2]
+    assert {field.name for field in INPUT_FIELDS} - {field.name for field in fields} == {"symprec"}
+    write_store(paths.inputs, fields, n_atoms, {field.name: values[field.name] for field in fields})
+    document = paths.inputs / "zarr.json"
+    root = json.loads(document.read_text(encoding="utf-8"))
+    root["attributes"]["format_version"] = 2
+    document.write_text(json.dumps(root), encoding="utf-8")
+    assert audit_store(paths.inputs, INPUT_FIELDS, "").findings == ()
+    ids = np.flatnonzero(values["outcome"][:, 0] == RUNNING)
+    claims = FileClaims(paths.root / "claims", plan_blocks(len(ids), 1), 0)
+    sampler = InputSampler(StoreReader.open(paths.inputs), ids, np.zeros(len(ids), dtype=bool), claims, 10**6)
+    batch = sampler.next_batch(5, 10**6)
+    assert batch is not None and batch.num_graphs == 5 and "symprec" not in batch
+    run_consolidate(paths)
+    assert audit_store(paths.store, STORE_FIELDS, "").findings == ()
+    assert (StoreReader.open(paths.store).read_system("symprec") == 0).all()
+    assert not any(constraint for atoms in open_store(paths.root) for constraint in atoms.constraints)

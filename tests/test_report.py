@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from campaign.analysis import open_store
 from campaign.analysis.ranks import RankRuns, parse_run
 from campaign.consolidate import run_consolidate
 from campaign.errors import SpecError, StoreNotFoundError
@@ -23,6 +25,7 @@ from campaign.paths import CampaignPaths, ShardName
 from campaign.progress import CampaignState, Progress
 from campaign.report import run_report
 from campaign.report_contents import provenance, threads_of, tiles
+from campaign.report_quality import quality_contents
 from campaign.testing.synthetic import SyntheticSystems, synthetic_systems, write_synthetic_campaign
 from campaign.timings import append_timing
 
@@ -33,6 +36,9 @@ HOSTILE = [
     "\"><svg onload=alert(4)> & 'quotes' {{ 7*7 }} %{x} ${8*8}.cif",
     "dir/\u202egpj.exe \x1b[31mred\x07 <!-- .extxyz",
 ]
+
+
+QUALITY = ("shortest-distance-ratio", "volume-ratio", "energy-per-atom", "n-fragments")
 
 
 class Page(HTMLParser):
@@ -114,7 +120,7 @@ def test_the_numbers_are_those_of_the_campaign(page: Page) -> None:
 
 def test_the_figures_hold_the_hull(page: Page) -> None:
     figures = page.figures()
-    assert set(figures) == {f"data-{key}" for key in ("hull", "steps", "fmax", "smax", "throughput", "parts")}
+    assert set(figures) == {f"data-{key}" for key in ("hull", "steps", "fmax", "smax", "throughput", "parts", *QUALITY)}
     points, line = figures["data-hull"]["data"]
     systems = synthetic_systems(300, seed=3)
     bulk = (systems.outcomes() == 0) & systems.columns["pbc"].all(axis=1)
@@ -138,6 +144,49 @@ def test_no_bar_of_converged_forces_lies_beyond_the_threshold(page: Page) -> Non
     assert y[x > 0.02].sum() == 0
     assert y.sum() == (synthetic_systems(300, seed=3).outcomes() == 0).sum()
     assert (width > 0).all()
+
+
+def odd_systems() -> SyntheticSystems:
+    """Four converged structures that are beyond a threshold, each in its own way, and one that is in two."""
+    systems = synthetic_systems(120, odds=(1.0, 0, 0, 0, 0), seed=5)
+    columns = systems.columns
+    columns["n_fragments"][:] = 1
+    columns["shortest_distance_ratio"][7] = 0.41
+    columns["volume_ratio"][11] = 0.5
+    columns["volume_ratio"][12] = 2.25
+    columns["n_fragments"][30] = 4
+    columns["n_fragments"][7] = 2
+    # A column that is not known, as in a store of an older format, is no flag.
+    columns["shortest_distance_ratio"][40] = np.nan
+    columns["n_fragments"][41] = 0
+    columns["source"][11] = HOSTILE[0]
+    return systems
+
+
+def test_what_looks_odd_is_flagged_with_the_command_that_shows_it(tmp_path: Path) -> None:
+    paths = write_synthetic_campaign(tmp_path / "it's here", odd_systems())
+    page = report(paths)
+    text = " ".join(page.text.split())
+    assert "shortest_distance_ratio below 0.7; volume_ratio below 0.7 or above 1.5;" in text
+    assert "n_fragments above 1. Thresholds flag, they do not judge" in text
+    assert "Flagged (4)" in text
+    flags = {7: "atoms close: 0.410, fragments: 2", 11: "cell shrunk: 0.500", 12: "cell grown: 2.25", 30: "fragments: 4"}
+    for system_id, flag in flags.items():
+        assert f"{flag} campaign show {shlex.quote(str(paths.root))} {system_id} " in text
+    for key in QUALITY:
+        (bars,) = page.figures()[f"data-{key}"]["data"]
+        assert array(bars["y"]).sum() == 120 - (key in ("shortest-distance-ratio", "n-fragments")), key
+    converged = open_store(paths).frame(["energy_per_atom"])["energy_per_atom"]
+    first, third = converged.quantile([0.25, 0.75])
+    assert not ((converged < first - 5 * (third - first)) | (converged > third + 5 * (third - first))).any()
+
+
+def test_the_command_for_all_flags_finds_the_same(tmp_path: Path) -> None:
+    paths = write_synthetic_campaign(tmp_path / "run", odd_systems())
+    contents = quality_contents(open_store(paths), paths)
+    words = shlex.split(contents.flagged.command)
+    found = open_store(paths).select(words[words.index("--where") + 1]).frame([]).index.tolist()
+    assert [row[0] for row in contents.flagged.rows] == [str(system_id) for system_id in found] == ["7", "11", "12", "30"]
 
 
 def test_one_file_and_no_network(campaign: CampaignPaths, page: Page) -> None:
@@ -261,14 +310,14 @@ def _live(root: Path) -> CampaignPaths:
     [
         (_nothing_converged, "No structure that is periodic in all three directions has converged", {"steps", "throughput", "parts"}),
         (_all_rejected, "Nothing has been relaxed.", set()),
-        (_clusters_only, "so there are no formation energies to show", {"steps", "fmax", "throughput", "parts"}),
-        (_no_records, "No rank has left a record of its run", {"hull", "steps", "fmax", "smax"}),
-        (_broken_records, "1 rank records cannot be read", {"hull", "steps", "fmax", "smax", "throughput", "parts"}),
+        (_clusters_only, "so there are no formation energies to show", {"steps", "fmax", "throughput", "parts", *QUALITY}),
+        (_no_records, "No rank has left a record of its run", {"hull", "steps", "fmax", "smax", *QUALITY}),
+        (_broken_records, "1 rank records cannot be read", {"hull", "steps", "fmax", "smax", "throughput", "parts", *QUALITY}),
         (_nothing_done, "not consolidated yet", set()),
-        (_one_element, "Energy against volume of Cu", {"energy-volume", "steps", "fmax", "smax", "throughput", "parts"}),
-        (_three_elements, "Distance to the hull", {"above-hull", "steps", "fmax", "smax", "throughput", "parts"}),
-        (_no_element_alone, "Au has no converged bulk structure of its own", {"steps", "fmax", "smax", "throughput", "parts"}),
-        (_live, "shows what the ranks have committed so far", {"hull", "steps", "fmax", "smax", "throughput", "parts"}),
+        (_one_element, "Energy against volume of Cu", {"energy-volume", "steps", "fmax", "smax", "throughput", "parts", *QUALITY}),
+        (_three_elements, "Distance to the hull", {"above-hull", "steps", "fmax", "smax", "throughput", "parts", *QUALITY}),
+        (_no_element_alone, "Au has no converged bulk structure of its own", {"steps", "fmax", "smax", "throughput", "parts", *QUALITY}),
+        (_live, "shows what the ranks have committed so far", {"hull", "steps", "fmax", "smax", "throughput", "parts", *QUALITY}),
     ],
 )
 def test_there_is_a_report_whatever_is_missing(write: Missing, says: str, draws: set[str], tmp_path: Path) -> None:
@@ -287,8 +336,6 @@ def test_long_listings_are_cut_and_say_how_to_see_all(tmp_path: Path) -> None:
     command = re.search(r"campaign export '\S*/it'\"'\"'s here' --format parquet --where \"?'?.*?-o rows.parquet", text)
     assert command
     # A command that is copied must mean what it says.
-    import shlex
-
     words = shlex.split(command.group())
     assert words[2] == str(paths.root)
     assert words[words.index("--where") + 1] == "outcome == 'invalid'"

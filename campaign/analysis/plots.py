@@ -173,6 +173,35 @@ def threshold_figure(values: Float[ndarray, " N"], threshold: float, axis: str) 
     return figure
 
 
+def spread_figure(values: Float[ndarray, " N"], thresholds: Sequence[float], axis: str, whole: bool = False) -> tuple[Figure, int]:
+    """Return the distribution of finite values with thresholds where they are near, and how many values are farther off than is drawn.
+
+    The window holds 99 % of the values and what is near them; the outermost bars hold the others.
+    """
+    low, high = (float(bound) for bound in np.quantile(values, (0.005, 0.995)))
+    pad = max(0.5 * (high - low), 0.02 * max(abs(low), abs(high)), 1e-6)
+    low, high = max(low - pad, float(values.min())), min(high + pad, float(values.max()))
+    width = max(np.ceil((high - low + 1) / 50), 1.0) if whole else max(high - low, 2 * pad) / 40
+    edges = (low - 0.5 if whole else (low + high) / 2 - 20 * width) + width * np.arange(41)
+    if whole:
+        edges = edges[: int(np.ceil((high - low + 1) / width)) + 1]
+    n_outside = int(((values < edges[0]) | (values > edges[-1])).sum())
+    bars = {
+        "type": "bar",
+        "x": (edges[:-1] + edges[1:]) / 2,
+        "y": np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0],
+        "width": width,
+        "marker": {"color": _POINT},
+        "hovertemplate": "%{y} structures near %{x:.4g}<extra></extra>",
+    }
+    figure = _figure([bars], axis, "structures", height=280)
+    figure.update_layout(bargap=0)
+    for threshold in thresholds:
+        if edges[0] <= threshold <= edges[-1]:
+            figure.add_vline(x=threshold + (0.5 if whole else 0.0), line={"color": _ACCENT, "width": 2, "dash": "dash"})
+    return figure, n_outside
+
+
 def throughput_figure(runs: Sequence[RankRun]) -> Figure:
     """Return structures/s over time, one band per rank; of more than `MAX_LINES` ranks, one band per array task or one for all."""
     times, rates = throughput(runs)

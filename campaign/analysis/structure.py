@@ -1,9 +1,9 @@
 """One row of a store as an `ase.Atoms`, with everything that ASE has a place for.
 
-The results come back as a calculator that only remembers (energy, forces, stress), the fixed components as FixAtoms and FixCartesian, and
-ASE's info as it was read. What a campaign adds stands in info too: `system_id`, `source`, `frame`, `outcome`, and where there are some
-`error`, `n_steps`, `fmax`, `smax`, `volume_ratio`, `shortest_distance_ratio`, `n_fragments`; a key that the input had already is kept as
-it was.
+The results come back as a calculator that only remembers (energy, forces, stress), the fixed components as FixAtoms and FixCartesian, a
+space group that was kept as FixSymmetry, and ASE's info as it was read. What a campaign adds stands in info too: `system_id`, `source`,
+`frame`, `outcome`, and where there are some `error`, `n_steps`, `fmax`, `smax`, `volume_ratio`, `shortest_distance_ratio`, `n_fragments`,
+`symprec`; a key that the input had already is kept as it was.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from typing import Any, Final
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixAtoms, FixCartesian
 from ase.data import atomic_masses as default_masses
 from ase.stress import full_3x3_to_voigt_6_stress
-from jaxtyping import Bool
-from numpy import ndarray
 
+from campaign.constraints import constraints_from_fields
 from campaign.errors import StoreDamagedError
 from campaign.fields import decode_error
 from campaign.outcomes import Outcome
@@ -35,6 +33,7 @@ def atoms_from_row(row: Mapping[str, Any]) -> Atoms:
 
     Raises:
         StoreDamagedError: the info of the row is no JSON object.
+        MissingDependencyError: its space group was kept, and spglib is not installed.
 
     >>> import numpy as np
     >>> atoms = atoms_from_row({"atomic_numbers": np.array([29]), "positions": np.zeros((1, 3)), "energy": np.array([-3.5])})
@@ -52,27 +51,11 @@ def atoms_from_row(row: Mapping[str, Any]) -> Atoms:
         atoms.set_initial_charges(row["initial_charges"])
     if np.any(row.get("initial_magmoms", 0)):
         atoms.set_initial_magnetic_moments(row["initial_magmoms"])
-    if row.get("fixed") is not None:
-        atoms.set_constraint(constraints_from_mask(np.asarray(row["fixed"], bool)))
+    fixed = row.get("fixed")
+    atoms.set_constraint(constraints_from_fields(atoms, None if fixed is None else np.asarray(fixed, bool), _scalar(row, "symprec") or 0.0))
     atoms.info = {**_added_info(row), **parse_info(row.get("info", ""), _scalar(row, "system_id"))}
     _attach_results(atoms, row)
     return atoms
-
-
-def constraints_from_mask(fixed: Bool[ndarray, " A 3"]) -> list[FixAtoms | FixCartesian]:
-    """Return constraints that hold the components which are true in `fixed`: one for whole atoms, one for each other pattern.
-
-    >>> constraints_from_mask(np.array([[True, True, True], [False, False, False]]))[0].index.tolist()
-    [0]
-    """
-    constraints: list[FixAtoms | FixCartesian] = []
-    for mask in np.unique(fixed, axis=0)[::-1]:
-        atoms = np.flatnonzero((fixed == mask).all(axis=1))
-        if mask.all():
-            constraints.append(FixAtoms(indices=atoms))
-        elif mask.any():
-            constraints.append(FixCartesian(atoms, mask=mask))
-    return constraints
 
 
 def parse_info(text: Any, system_id: Any = None) -> dict[str, Any]:
@@ -97,6 +80,8 @@ def parse_info(text: Any, system_id: Any = None) -> dict[str, Any]:
 
 def _added_info(row: Mapping[str, Any]) -> dict[str, Any]:
     added: dict[str, Any] = {name: value for name in _ADDED_NUMBERS if (value := _scalar(row, name)) is not None and value == value}
+    if (symprec := _scalar(row, "symprec") or 0.0) > 0:
+        added["symprec"] = symprec
     if row.get("source"):
         added["source"] = str(row["source"])
     if (outcome := _scalar(row, "outcome")) is not None and outcome in set(Outcome):

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixAtoms, FixCartesian
+from ase.constraints import FixAtoms, FixCartesian, FixSymmetry
 from ase.data import atomic_masses as default_masses
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from campaign.constraints import constraints_from_fields, symprec_of
 from campaign.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def properties_from_atoms(
 
     Raises:
         InputError: no atoms, a number that is not finite, an unknown element, periodic cell vectors that are zero or linearly dependent, a
-            constraint other than FixAtoms and FixCartesian, moments with three components, a given total charge that is no integer,
-            results that are no numbers.
+            constraint other than FixAtoms, FixCartesian and FixSymmetry, moments with three components, a given total charge that is no
+            integer, results that are no numbers.
     """
     numbers = np.asarray(atoms.numbers, dtype=np.int64)
     _refuse_unusable(atoms, numbers)
@@ -88,6 +89,7 @@ def properties_from_atoms(
         "initial_charges": on_device("initial_charges", atoms.get_initial_charges(), (n_atoms,)),
         "initial_magmoms": on_device("initial_magmoms", atoms.get_initial_magnetic_moments(), (n_atoms,)),
         "fixed": torch.tensor(fixed_components(atoms), device=device),
+        "symprec": on_device("symprec", symprec_of(atoms), (1, 1)),
         "info": info,
         **found,
     }
@@ -122,9 +124,8 @@ def atoms_from_data(data: AtomicData) -> Atoms:
         if value is not None and value.any():
             put_in = cast(Callable[[ndarray[Any, Any]], None], setter)
             put_in(value)
-    fixed = host("fixed")
-    if fixed is not None:
-        atoms.set_constraint(_constraints(fixed))
+    symprec = host("symprec")
+    atoms.set_constraint(constraints_from_fields(atoms, host("fixed"), 0.0 if symprec is None else float(symprec.item())))
     if data.charge is not None:
         atoms.info["charge"] = round(float(data.charge))
     _attach_results(atoms, data)
@@ -143,22 +144,12 @@ def fixed_components(atoms: Atoms) -> Bool[ndarray, "A 3"]:
             fixed[constraint.index] = True
         elif isinstance(constraint, FixCartesian):
             fixed[constraint.index] |= np.asarray(constraint.mask, dtype=bool)
-        else:
+        elif not isinstance(constraint, FixSymmetry):  # which holds no component
             raise InputError(
-                f"constraint {type(constraint).__name__} cannot be kept in a relaxation; FixAtoms and FixCartesian can. "
+                f"constraint {type(constraint).__name__} cannot be kept in a relaxation; FixAtoms and FixCartesian can, and FixSymmetry. "
                 "Remove it or replace it by one of these."
             )
     return fixed
-
-
-def _constraints(fixed: Bool[ndarray, "A 3"]) -> list[FixAtoms | FixCartesian]:
-    constraints: list[FixAtoms | FixCartesian] = []
-    if fixed.all(axis=1).any():
-        constraints.append(FixAtoms(indices=np.flatnonzero(fixed.all(axis=1))))
-    for mask in np.unique(fixed, axis=0):
-        if mask.any() and not mask.all():
-            constraints.append(FixCartesian(np.flatnonzero((fixed == mask).all(axis=1)), mask=mask))
-    return constraints
 
 
 def _attach_results(atoms: Atoms, data: AtomicData) -> None:

@@ -21,6 +21,7 @@ from campaign.dynamics.exits import Exits
 from campaign.dynamics.isolation import IsolatingModel
 from campaign.dynamics.near_lists import NearLists
 from campaign.dynamics.optimizers.optimizer import Optimizer
+from campaign.dynamics.symmetry import followed_keys, symmetry_arguments
 from campaign.hooks.neighbor_list import NeighborListHook
 from campaign.models.kernel_model import KernelModel
 from campaign.neighbors.skin import search_radius
@@ -68,6 +69,11 @@ class Burst:
         self._of: Segments | None = None
         self._room: list[Tensor] = []
         self._has_fixed = 1
+        self._no_symmetry = [
+            torch.zeros(0, 1, dtype=torch.int32),
+            torch.zeros(0, 3, 3, dtype=torch.float64),
+            torch.zeros(0, 9, 9, dtype=torch.float64),
+        ]
 
     @classmethod
     def where_possible(
@@ -114,6 +120,7 @@ class Burst:
                 quota,
                 dynamics._fresh,
                 *rule,
+                *self._symmetry(batch),
                 batch["atomic_numbers"],
                 model.table_on(batch.device),
                 model.scratch_for(batch.num_nodes, rows.width, batch.device),
@@ -137,6 +144,12 @@ class Burst:
         dynamics.step_count += quota
         self._adapt(perf_counter() - start)
         return quota
+
+    def _symmetry(self, batch: Batch) -> list[Tensor | int]:
+        """Return whether somebody keeps symmetry, how, and where the model writes."""
+        if followed_keys(batch) == ("forces", "stress"):
+            return [0, *self._no_symmetry, batch["forces"], batch["stress"]]
+        return [1, *symmetry_arguments(batch)[:5]]
 
     def _follow(self, batch: Batch) -> None:
         """Make what is sized by the batch, if that has changed."""

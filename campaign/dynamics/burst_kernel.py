@@ -1,10 +1,11 @@
 # mypy: ignore-errors
 # ruff: noqa: UP018, RUF046
 # The kernel below is written in Warp's language, whose types are values here; a Python type checker has nothing to say about it.
-"""Many steps of all systems in one launch, one thread per system: moving, neighbour list, energy and forces, judging.
+"""Many steps of all systems in one launch, one thread per system: moving, neighbour list, energy and forces, averages, judging.
 
 What is done to a system is what `Optimizer`, `VerletList`, `KernelModel` and `Exits` do to it step by step, by the same functions in the
-same order, so it ends with the same bits. A system stops early when it has ended, or when only the host can make its list: that is too
+same order, so it ends with the same bits. `forces` and `stress` are what is followed and judged: the model's own, in the same arrays, where
+nobody keeps symmetry. A system stops early when it has ended, or when only the host can make its list: that is too
 large for the search done here, or wider than the rows. It is then `pending`, which means moved and not yet evaluated, as a new system is.
 """
 
@@ -16,6 +17,7 @@ import warp as wp
 from campaign.data.warp_interop import PRECISIONS
 from campaign.dynamics.exit_kernels import exit_function
 from campaign.dynamics.optimizers.step_kernel import Rule
+from campaign.dynamics.symmetry_kernel import average_function
 from campaign.models.loops import Loops, near_list_function, system_function
 from campaign.neighbors.search import LARGE_SYSTEM
 from campaign.neighbors.search_kernel import measure_cell, search_function
@@ -32,6 +34,7 @@ def burst_kernel(rule: Rule, loops: Loops) -> wp.Kernel:
     follow = rule(precision)
     evaluate = system_function(precision, loops)
     judge = exit_function(precision)
+    average = average_function(precision)
     is_outgrown = outgrown_function(precision)
     search_rows = search_function(precision)
     make_near_list = near_list_function()
@@ -133,6 +136,12 @@ def burst_kernel(rule: Rule, loops: Loops) -> wp.Kernel:
         counts: wp.array2d(dtype=wp.int32),
         atom_state: wp.array2d(dtype=vec3),
         numbers: wp.array(dtype=real),
+        keeps_symmetry: wp.int32,
+        root: wp.array2d(dtype=wp.int32),
+        matrix: wp.array(dtype=mat33),
+        projector: wp.array3d(dtype=real),
+        model_forces: wp.array(dtype=vec3),
+        model_stress: wp.array(dtype=mat33),
         atomic_numbers: wp.array(dtype=wp.int64),
         table: wp.array(dtype=real),
         scratch: wp.array(dtype=real),
@@ -302,9 +311,11 @@ def burst_kernel(rule: Rule, loops: Loops) -> wp.Kernel:
                     table,
                     scratch,
                     energy,
-                    forces,
-                    stress,
+                    model_forces,
+                    model_stress,
                 )
+                if keeps_symmetry != 0:
+                    average(i, ptr, root, matrix, projector, model_forces, model_stress, forces, stress)
                 pending[i] = False
                 steps += 1
                 judge(
@@ -360,8 +371,8 @@ def burst_kernel(rule: Rule, loops: Loops) -> wp.Kernel:
                             table,
                             scratch,
                             energy,
-                            forces,
-                            stress,
+                            model_forces,
+                            model_stress,
                         )
 
     return burst

@@ -125,8 +125,9 @@ def prepare(batch: Batch, first_id: int = 0) -> None:
 class Exits(ConvergenceHook):
     """Measures fmax, smax and volume ratio of every running system and gives those that end their outcome and `exit_status`.
 
-    The batch has the keys of `prepare`; where it has those of `keep_symmetry` too, it is the averaged forces and stress that are measured,
-    and that an optimizer follows in the next step. `counts` says how much of it has ended; on a GPU it is a step or two behind.
+    The batch has the keys of `prepare`. Where somebody in it keeps symmetry (`follow_symmetry`), it is the averaged forces and stress that
+    are measured, and that an optimizer follows in the next step. `counts` says how much of it has ended; on a GPU it is a
+    step or two behind.
 
     Args:
         settings: when a system has ended.

@@ -15,84 +15,42 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy import ndarray
 from torch import Tensor
 
+from campaign.constraints import import_spglib
 from campaign.data import Batch
 from campaign.dynamics.burst import Burst
 from campaign.dynamics.carried import carried_keys
 from campaign.dynamics.distances import contacts
 from campaign.dynamics.exit_kernels import Cause
-from campaign.dynamics.exits import CAUSE, ENGINE_KEYS, Exits, ExitSettings, describe, prepare, set_error
+from campaign.dynamics.exits import CAUSE, ENGINE_KEYS, Exits, describe, prepare, set_error
 from campaign.dynamics.isolation import IsolatingModel
 from campaign.dynamics.memory import MemoryLearner, meter_for
-from campaign.dynamics.optimizers import FIRE, FIRE2, LBFGS, CellMode
-from campaign.dynamics.optimizers.optimizer import Optimizer
-from campaign.dynamics.optimizers.strain import ALL_FREE, StrainMask
+from campaign.dynamics.model_errors import Fault, fault_of
 from campaign.dynamics.refill import RefillPolicy
+from campaign.dynamics.relax_settings import OPTIMIZERS, RelaxSettings
 from campaign.dynamics.run_statistics import RunStatistics
 from campaign.dynamics.sampler import Sampler
 from campaign.dynamics.set_aside import SetAside
 from campaign.dynamics.sinks import DataSink
-from campaign.dynamics.symmetry import import_spglib, keep_symmetry
-from campaign.errors import ArgumentError, NeighborListError, SamplerError
+from campaign.dynamics.symmetry import follow_symmetry, keep_symmetry
+from campaign.errors import ArgumentError, SamplerError
 from campaign.fields import NEIGHBOR_KEYS
 from campaign.hooks import DynamicsStage, Hook
 from campaign.hooks.neighbor_list import NeighborListHook
 from campaign.models.base import BaseModelMixin
 from campaign.outcomes import RUNNING, Outcome
-from campaign.units import GPA_PER_EV_PER_ANG3
 
 GROWS: Final = 1.5
 """How much more room in memory is worth an exchange by itself."""
 
 __all__ = ["OPTIMIZERS", "RelaxSettings", "Relaxation", "RunStatistics"]
-
-OPTIMIZERS: Final[dict[str, type[Optimizer]]] = {"fire": FIRE, "fire2": FIRE2, "lbfgs": LBFGS}
-"""Optimizers by their name in `[relax] optimizer`."""
-
-
-@dataclass(frozen=True, slots=True)
-class RelaxSettings:
-    """How systems are relaxed; names and meaning of all but the last are those of `[relax]` in a spec.
-
-    >>> RelaxSettings(fmax_ev_per_ang=0.02, max_steps=500).optimizer
-    'fire'
-    """
-
-    fmax_ev_per_ang: float
-    max_steps: int
-    smax_ev_per_ang3: float = 0.002
-    optimizer: Literal["fire", "fire2", "lbfgs"] = "fire"
-    cell: Literal["fixed", "isotropic", "full", "fixed_volume"] = "fixed"
-    maxstep_ang: float = 0.2
-    strain_mask: StrainMask = ALL_FREE
-    pressure_gpa: float = 0.0
-    fix_symmetry: bool = False
-    refill_every: int | None = None
-    """Steps between two looks for systems that have ended; None adapts to what an exchange costs."""
-
-    def exits(self) -> ExitSettings:
-        """Return when a system has ended."""
-        return ExitSettings(
-            fmax_ev_per_ang=self.fmax_ev_per_ang,
-            smax_ev_per_ang3=self.smax_ev_per_ang3,
-            max_steps=self.max_steps,
-            cell_mode=CellMode.parse(self.cell),
-            strain_mask=self.strain_mask,
-            pressure_ev_per_ang3=self.pressure_ev_per_ang3,
-        )
-
-    @property
-    def pressure_ev_per_ang3(self) -> float:
-        """The pressure in the engine's unit."""
-        return self.pressure_gpa / GPA_PER_EV_PER_ANG3
 
 
 class Relaxation:
@@ -176,9 +134,7 @@ class Relaxation:
         self._on_admission = on_admission
         self._most_atoms = max_atoms
         self._policy = RefillPolicy(settings.refill_every)
-        self._burst: Burst | None = None
-        if not settings.fix_symmetry:  # forces are averaged between two launches
-            self._burst = Burst.where_possible(self.dynamics, self.exits, self.model, self.device, settings.refill_every)
+        self._burst = Burst.where_possible(self.dynamics, self.exits, self.model, self.device, settings.refill_every)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> RunStatistics:
         """Relax until the sampler is exhausted and every system has ended, or `should_stop` says so after a step.
@@ -220,8 +176,10 @@ class Relaxation:
             start = perf_counter()
             try:
                 self._burst.run(batch)
-            except (NeighborListError, MemoryError):
-                pass  # nothing was moved, and the step below finds out whose fault it is
+            except Exception as error:
+                if fault_of(error) in (Fault.SETUP, Fault.DEVICE):
+                    raise
+                # Nothing was moved, and the step below finds out whose fault it is.
             else:
                 seconds = perf_counter() - start
                 self.statistics.seconds["steps"] += seconds
@@ -289,6 +247,7 @@ class Relaxation:
             self.dynamics._sync_state_to_batch(torch.from_numpy(remaining), n_new, template)
         if kept is not None:
             self.dynamics._ensure_state_initialized(kept)
+            follow_symmetry(kept)
         self.exits.forget()
         self.statistics.n_exchanges += 1
         spent = perf_counter() - start
@@ -317,26 +276,33 @@ class Relaxation:
             if wrong.any():
                 # Never in one batch with others: what is not finite has no place in a neighbour search.
                 self._refuse(batch.index_select(wrong), Outcome.DIVERGED)
-            if self._refused:
-                known = np.isin(batch["system_id"].view(-1).cpu().numpy(), list(self._refused)) & ~wrong
+            if reasons := self._reasons(batch):
+                known = np.isin(batch["system_id"].view(-1).cpu().numpy(), list(reasons)) & ~wrong
                 if known.any():
-                    self._refuse(batch.index_select(known), Outcome.FAILED)
+                    self._refuse(batch.index_select(known), Outcome.FAILED, reasons)
                 wrong |= known
             if wrong.all():
                 continue
             if wrong.any():
                 batch = batch.index_select(~wrong)
-            if self.settings.fix_symmetry:
-                keep_symmetry(batch)
+            keep_symmetry(batch, self.settings.fix_symmetry)
             return batch
 
-    def _refuse(self, batch: Batch, outcome: Outcome) -> None:
-        """Let systems leave at once: diverged, whose positions or cells are not finite, or failed, for the reason that was told."""
+    def _reasons(self, batch: Batch) -> Mapping[int, str]:
+        """Return systems by id that are not to be worked on, and why."""
+        if all(self.settings.strain_mask) or "symprec" not in batch:
+            return self._refused
+        text = "its FixSymmetry and strain_mask exclude each other: a cell may have to strain what is masked"
+        ids = batch["system_id"][batch["symprec"].view(-1) > 0].view(-1).tolist()
+        return {**dict.fromkeys(ids, text), **self._refused}
+
+    def _refuse(self, batch: Batch, outcome: Outcome, reasons: Mapping[int, str] | None = None) -> None:
+        """Let systems leave at once: diverged, whose positions or cells are not finite, or failed, for these reasons."""
         for key, value in (("outcome", outcome), (CAUSE, Cause.INPUT_NOT_FINITE)):
             batch[key].fill_(int(value))
-        if outcome is Outcome.FAILED:
+        if reasons is not None:
             for row, system_id in enumerate(batch["system_id"].view(-1).tolist()):
-                set_error(batch, row, self._refused[system_id])
+                set_error(batch, row, reasons[system_id])
         for key in ("energy", "forces", "stress", "volume_ratio"):
             batch[key].fill_(torch.nan)
         self._record(batch)

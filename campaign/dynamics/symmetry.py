@@ -17,36 +17,38 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
+from torch import Tensor
 
+from campaign.constraints import import_spglib
 from campaign.data import Batch
 from campaign.data.warp_interop import launch, precision_of
 from campaign.dynamics.symmetry_kernel import symmetrise_kernel
-from campaign.errors import MissingDependencyError
 
 __all__ = [
     "SYMMETRY_KEYS",
     "SYMMETRY_TOLERANCE_ANG",
     "Orbits",
     "find_orbits",
+    "follow_symmetry",
     "followed_keys",
-    "import_spglib",
     "keep_symmetry",
     "symmetrise",
+    "symmetry_arguments",
 ]
 
 SYMMETRY_TOLERANCE_ANG: Final = 1e-5
-"""How far atoms may be from where an operation takes them; what is farther off has a smaller group, and keeps that."""
+"""How far atoms may be from where an operation takes them, unless a FixSymmetry says so; what is farther off keeps a smaller group."""
 
 ROOT, MATRIX, PROJECTOR = "_orbit_root", "_orbit_matrix", "_strain_projector"
 FORCES, STRESS = "_followed_forces", "_followed_stress"
 SYMMETRY_KEYS: Final = frozenset({ROOT, MATRIX, PROJECTOR, FORCES, STRESS})
-"""Keys of a batch whose systems keep their symmetry."""
+"""Keys of a batch in which systems keep their symmetry; the last two while they are in flight."""
 
 _VACUUM_ANG: Final = 20.0
 
@@ -61,27 +63,13 @@ class Orbits:
     projector: Float[ndarray, "9 9"]
 
 
-def import_spglib() -> Any:
-    """Return spglib.
-
-    Raises:
-        MissingDependencyError: it is not installed.
-    """
-    try:
-        import spglib
-    except ImportError as error:
-        raise MissingDependencyError(
-            "relax.fix_symmetry finds space groups by spglib, which is not installed. Run: pip install 'relax-campaign[analysis]'"
-        ) from error
-    return spglib
-
-
 def find_orbits(
     numbers: Int[ndarray, " A"],
     positions: Float[ndarray, "A 3"],
     cell: Float[ndarray, "3 3"],
     pbc: Bool[ndarray, "3"],
     fixed: Bool[ndarray, "A 3"],
+    symprec: float = SYMMETRY_TOLERANCE_ANG,
 ) -> Orbits:
     """Return the orbits of a structure under the operations of its space group that also keep its fixed components and periodic directions.
 
@@ -99,7 +87,7 @@ def find_orbits(
     fractional = positions @ np.linalg.inv(frame)
     # Atoms that are fixed in different ways are atoms of different kinds.
     kinds = np.unique(np.column_stack([numbers, fixed]), axis=0, return_inverse=True)[1].reshape(n)
-    found = _operations(frame, fractional, kinds)
+    found = _operations(frame, fractional, kinds, symprec)
     if found is None:
         return trivial
     turns, shifts = found
@@ -130,57 +118,82 @@ def find_orbits(
 
 
 def _operations(
-    frame: Float[ndarray, "3 3"], fractional: Float[ndarray, "A 3"], kinds: Int[ndarray, " A"]
+    frame: Float[ndarray, "3 3"], fractional: Float[ndarray, "A 3"], kinds: Int[ndarray, " A"], symprec: float
 ) -> tuple[Float[ndarray, "M 3 3"], Float[ndarray, "M 3"]] | None:
     """Return rotations and translations on fractional coordinates; None where spglib finds no group, as with atoms in one place."""
     spglib = import_spglib()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # about how its next version says that there is none
         try:
-            found = spglib.get_symmetry((frame, fractional, kinds), symprec=SYMMETRY_TOLERANCE_ANG)
+            found = spglib.get_symmetry((frame, fractional, kinds), symprec=symprec)
         except Exception:  # which it raises then depends on its version
             return None
     return None if found is None else (np.asarray(found["rotations"], dtype=np.float64), np.asarray(found["translations"]))
 
 
-def keep_symmetry(batch: Batch) -> None:
-    """Give a batch the keys by which each of its systems keeps the symmetry that it has now.
+def keep_symmetry(batch: Batch, everyone: bool) -> None:
+    """Give a batch the keys by which systems keep the symmetry that they have now: those whose `symprec` says so, or all of them.
+
+    Systems that keep none have the root 0, as those have that are appended to such a batch without these keys.
 
     Raises:
         MissingDependencyError: spglib is not installed.
     """
+    n, lengths = batch.num_graphs, batch.atom_segments.lengths
+    own = batch["symprec"].view(-1).cpu().numpy().astype(np.float64) if "symprec" in batch else np.zeros(n)
+    symprec = np.where(own > 0, own, SYMMETRY_TOLERANCE_ANG if everyone else 0.0)
+    if not symprec.any():
+        return
     values = {key: batch[key].cpu().numpy() for key in ("atomic_numbers", "positions", "cell", "pbc", "fixed")}
-    ends = np.cumsum(batch.atom_segments.lengths)
-    found = [
-        find_orbits(
-            values["atomic_numbers"][begin:end].reshape(-1),
-            values["positions"][begin:end].astype(np.float64),
+    ends = np.cumsum(lengths)
+    root = np.zeros(batch.num_nodes, dtype=np.int32)
+    matrix, projector = np.zeros((batch.num_nodes, 3, 3)), np.zeros((n, 9, 9))
+    for row in np.flatnonzero(symprec):
+        atoms = slice(ends[row] - lengths[row], ends[row])
+        orbits = find_orbits(
+            values["atomic_numbers"][atoms].reshape(-1),
+            values["positions"][atoms].astype(np.float64),
             values["cell"][row].astype(np.float64),
             values["pbc"][row],
-            values["fixed"][begin:end],
+            values["fixed"][atoms],
+            float(symprec[row]),
         )
-        for row, (begin, end) in enumerate(zip(ends - batch.atom_segments.lengths, ends, strict=True))
-    ]
+        root[atoms], matrix[atoms], projector[row] = orbits.root + 1, orbits.matrix, orbits.projector
     real = {"dtype": batch["positions"].dtype, "device": batch.device}
-    roots = torch.as_tensor(np.concatenate([orbits.root for orbits in found]), dtype=torch.int32, device=batch.device)
-    batch.add_key(ROOT, roots.view(-1, 1), "atom", overwrite=True)
-    batch.add_key(MATRIX, torch.as_tensor(np.concatenate([orbits.matrix for orbits in found]), **real), "atom", overwrite=True)
-    batch.add_key(PROJECTOR, torch.as_tensor(np.stack([orbits.projector for orbits in found]), **real), "system", overwrite=True)
-    batch.add_key(FORCES, torch.zeros_like(batch["positions"]), "atom", overwrite=True)
-    batch.add_key(STRESS, torch.zeros(batch.num_graphs, 3, 3, **real), "system", overwrite=True)
+    batch.add_key(ROOT, torch.as_tensor(root, device=batch.device).view(-1, 1), "atom", overwrite=True)
+    batch.add_key(MATRIX, torch.as_tensor(matrix, **real), "atom", overwrite=True)
+    batch.add_key(PROJECTOR, torch.as_tensor(projector, **real), "system", overwrite=True)
+
+
+def follow_symmetry(batch: Batch) -> None:
+    """Make what optimizers follow in a batch that has changed; the keys of one in which nobody keeps symmetry are taken away."""
+    if ROOT not in batch:
+        return
+    if not batch[ROOT].any():
+        for key in SYMMETRY_KEYS:
+            if key in batch:
+                del batch[key]
+        return
+    batch.add_key(FORCES, torch.zeros_like(batch["forces"]), "atom", overwrite=True)
+    batch.add_key(STRESS, torch.zeros_like(batch["stress"]), "system", overwrite=True)
+    symmetrise(batch)
 
 
 def followed_keys(batch: Batch) -> tuple[str, str]:
     """Return the keys of the forces and the stress that optimizers follow: the averaged ones where symmetry is kept."""
-    return (FORCES, STRESS) if ROOT in batch else ("forces", "stress")
+    return (FORCES, STRESS) if FORCES in batch else ("forces", "stress")
 
 
 def symmetrise(batch: Batch) -> None:
-    """Average forces and stress anew, if the systems of the batch keep their symmetry."""
-    if ROOT in batch:
-        keys = ROOT, MATRIX, PROJECTOR, "forces", "stress", FORCES, STRESS
+    """Average forces and stress anew, if systems of the batch keep their symmetry."""
+    if FORCES in batch:
         kernel = symmetrise_kernel(precision_of(batch["positions"].dtype))
-        launch(kernel, batch.num_graphs, [batch.batch_ptr, *(batch[key] for key in keys)], batch.device)
+        launch(kernel, batch.num_graphs, [batch.batch_ptr, *symmetry_arguments(batch)], batch.device)
+
+
+def symmetry_arguments(batch: Batch) -> list[Tensor]:
+    """Return the arguments of `average_function` after `ptr`, for a batch in which somebody keeps symmetry."""
+    return [batch[key] for key in (ROOT, MATRIX, PROJECTOR, "forces", "stress", FORCES, STRESS)]
 
 
 def _frame(positions: Float[ndarray, "A 3"], cell: Float[ndarray, "3 3"], pbc: Bool[ndarray, "3"]) -> Float[ndarray, "3 3"]:

@@ -75,7 +75,7 @@ def run_consolidation(
 
     `sources` gives the folder of each source of the plan. With `carried` fields, source 0 is `inputs.zarr`: these come from it at the row
     `system_id` for every system; and rows whose source is 0 are rejects and come from it altogether, with NaN where a relaxation would
-    have said something. So has a source of an older format version where it has no such field.
+    have said something. So has a source of an older format version where it has no such field; inputs of one have 0 there.
 
     Raises:
         StoreDamagedError: a source has a chunk that is missing or damaged, or is shorter than planned.
@@ -116,6 +116,8 @@ def write_range(job: RangeJob) -> int:
 
 def _gather_systems(job: RangeJob, field: Field, readers: Mapping[int, StoreReader]) -> NDArray[Any]:
     if field.name in job.carried:
+        if field.since > readers[0].format_version:
+            return np.zeros((len(job.system_ids), *field.trailing), dtype=field.dtype)
         return readers[0].read_system(field.name, job.system_ids)
     out = np.empty((len(job.row), *field.trailing), dtype=object if field.dtype == "string" else field.dtype)
     for number, reader in readers.items():

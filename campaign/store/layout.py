@@ -27,7 +27,7 @@ from campaign.errors import FieldError, StoreError
 from campaign.fields import FIELDS, Field, Group, Level
 
 FORMAT: Final = "relax-campaign/csr"
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 """A promise: today's reader reads every version up to this one; `tests/store/data` keeps a sample of each."""
 
 SYSTEM_CHUNK_ROWS: Final = 4096

@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from ase.constraints import FixAtoms, FixCartesian, FixedLine, FixedPlane, FixScaled
+from ase.constraints import FixAtoms, FixCartesian, FixedLine, FixedPlane, FixScaled, FixSymmetry
 from ase.data import chemical_symbols
 from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.spatial import cKDTree
 
 from campaign.structures.frame import Refusal, RefusalKind
+from campaign.structures.symmetry import check_symmetry
 
 OVERLAP_ANG: Final = 0.25
 """Two atoms, periodic images included, that are closer are on one spot; the shortest bond there is, H₂, has 0.74 Å."""
@@ -29,8 +30,10 @@ _MANY_IMAGES: Final = 10**8
 _CROWD: Final = 16  # so many atoms within 0.25 Å cannot be without two on one spot
 
 
-def check_structure(atoms: Any, elements: frozenset[int] | None) -> Refusal | None:
+def check_structure(atoms: Any, elements: frozenset[int] | None, may_strain: bool = True) -> Refusal | None:
     """Return why an `ase.Atoms` cannot be relaxed with a model that knows `elements` (None: all), or None if it can.
+
+    `may_strain` says whether cells may follow all strains, as those that keep their symmetry must.
 
     >>> from ase.build import bulk
     >>> check_structure(bulk("Xe", "fcc", a=6.2), frozenset({29, 79})).text
@@ -56,7 +59,7 @@ def check_structure(atoms: Any, elements: frozenset[int] | None) -> Refusal | No
         itself = f"atom {first} is {distance_ang:.3g} Å from its own image"
         seen = itself if first == second else f"atoms {first} and {second} are {distance_ang:.3g} Å apart"
         return Refusal(RefusalKind.OVERLAP, f"{seen}, less than {OVERLAP_ANG} Å; remove one or mend the cell")
-    return None
+    return check_symmetry(atoms, may_strain)
 
 
 def is_finite(atoms: Any) -> bool:
@@ -118,6 +121,7 @@ def fixed_components(atoms: Any) -> tuple[Bool[ndarray, "A 3"], Refusal | None]:
     """Return which Cartesian components the constraints hold, or why they cannot be kept.
 
     FixAtoms and FixCartesian as they are; FixScaled (POSCAR's selective dynamics), FixedPlane and FixedLine where they are along x, y, z.
+    FixSymmetry holds none.
 
     >>> from ase import Atoms
     >>> fixed_components(Atoms("Cu", constraint=FixedPlane(0, (0, 0, 1))))[0].tolist()
@@ -125,13 +129,13 @@ def fixed_components(atoms: Any) -> tuple[Bool[ndarray, "A 3"], Refusal | None]:
     """
     fixed = np.zeros((len(atoms), 3), dtype=bool)
     for constraint in atoms.constraints:
+        if isinstance(constraint, FixSymmetry):
+            continue
         mask = _fixed_mask(constraint, atoms.cell.array)
         index = np.asarray(getattr(constraint, "index", ()), dtype=np.int64)
         if mask is None:
-            name = type(constraint).__name__
-            text = f"constraint {name} cannot be kept; FixAtoms and FixCartesian can, FixScaled, FixedPlane and FixedLine along x, y, z"
-            if name == "FixSymmetry":
-                text = "constraint FixSymmetry is not read from structures; remove it and set relax.fix_symmetry, which holds for all"
+            kept = "FixAtoms, FixCartesian and FixSymmetry can, FixScaled, FixedPlane and FixedLine along x, y, z"
+            text = f"constraint {type(constraint).__name__} cannot be kept; {kept}"
             return fixed, Refusal(RefusalKind.CONSTRAINT, text)
         if len(index) and (index.min() < 0 or index.max() >= len(atoms)):
             text = f"constraint {type(constraint).__name__} names atom {index.max()} of {len(atoms)}; mend its indices"

@@ -303,5 +303,8 @@ def _from_row(row: AtomsRow) -> Atoms:
 def _guarded(index: int, read: Callable[..., Atoms], *arguments: Any) -> Frame:
     try:
         return Frame(index, read(*arguments))
+    except ImportError as error:  # ASE makes a FixSymmetry with spglib
+        text = f"the record needs a package that is not installed: {describe_error(error)}; install it"
+        return refused(index, RefusalKind.UNREADABLE, text)
     except Exception as error:  # a damaged record; the records after it are still good
         return refused(index, RefusalKind.MALFORMED, f"the record cannot be read: {describe_error(error)}; mend or remove it")

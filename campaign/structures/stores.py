@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from ase import Atoms
 
-from campaign.analysis.structure import constraints_from_mask
+from campaign.constraints import constraints_from_fields
 from campaign.fields import Level, decode_error
 from campaign.outcomes import Outcome
 from campaign.store import StoreReader
@@ -19,7 +19,7 @@ BLOCK_SYSTEMS: Final = 1024
 """Systems that are read at a time."""
 
 _NAMES: Final = (
-    *("atomic_numbers", "positions", "cell", "pbc", "atomic_masses", "fixed", "tags", "initial_charges", "initial_magmoms"),
+    *("atomic_numbers", "positions", "cell", "pbc", "atomic_masses", "fixed", "symprec", "tags", "initial_charges", "initial_magmoms"),
     *("source", "frame", "info", "outcome", "error"),
 )
 
@@ -56,8 +56,12 @@ def _frame(index: int, row: Mapping[str, Any]) -> Frame:
     ):
         if name in row and np.any(row[name]):
             setter(row[name])
-    if "fixed" in row:
-        atoms.set_constraint(constraints_from_mask(np.asarray(row["fixed"], dtype=bool)))
+    fixed, symprec = row.get("fixed"), row.get("symprec")
+    atoms.set_constraint(
+        constraints_from_fields(
+            atoms, None if fixed is None else np.asarray(fixed, dtype=bool), 0.0 if symprec is None else float(symprec.item())
+        )
+    )
     atoms.info = {**json.loads(row["info"])} if row.get("info") else {}
     if "source" in row and "frame" in row:
         atoms.info["origin"] = {"source": row["source"], "frame": int(row["frame"].item())}

@@ -129,6 +129,7 @@ def synthetic_systems(
         "pbc": np.repeat(~is_cluster[:, None], 3, axis=1),
         "system_id": np.arange(n_systems)[:, None],
         "fixed": np.zeros((len(row), 3), bool),
+        "symprec": np.zeros((n_systems, 1)),
         "tags": np.zeros(len(row), np.int64),
         "initial_charges": np.zeros(len(row)),
         "initial_magmoms": np.zeros(len(row)),

@@ -22,14 +22,14 @@ from campaign.store.csr import atom_rows, pointers
 from campaign.store.reader import StoreReader
 from campaign.worker.claims import Claims
 
-INPUT_NAMES: Final = ("atomic_numbers", "positions", "atomic_masses", "fixed", "cell", "pbc", "system_id")
+INPUT_NAMES: Final = ("atomic_numbers", "positions", "atomic_masses", "fixed", "symprec", "cell", "pbc", "system_id")
 """What a relaxation needs of an input; everything else that an input has is joined to the results by consolidation."""
 
 MEMORY_BYTES: Final = 512 * 2**20
 """An assignment whose rows are larger than this is read block by block."""
 
 BYTES_PER_ATOM: Final = 8 + 24 + 8 + 3
-BYTES_PER_SYSTEM: Final = 72 + 3 + 8
+BYTES_PER_SYSTEM: Final = 72 + 3 + 8 + 8
 
 
 class InputSampler:
@@ -71,7 +71,7 @@ class InputSampler:
         if n_bytes <= memory_bytes:
             self._read = _Table(inputs, assignment).read
         else:
-            self._read = lambda ids: inputs.read(ids, INPUT_NAMES)
+            self._read = lambda ids: inputs.read(ids, _names(inputs))
 
     @property
     def all_given(self) -> bool:
@@ -124,12 +124,18 @@ class InputSampler:
         return Batch.from_arrays(self._sizes[positions], of_atoms, of_systems, device=device)
 
 
+def _names(inputs: StoreReader) -> list[str]:
+    """Return what is read: inputs of an older format lack what it had no word for."""
+    there = {field.name for field in inputs.fields}
+    return [name for name in INPUT_NAMES if name in there or FIELDS[name].since <= inputs.format_version]
+
+
 class _Table:
     """Rows of `inputs.zarr` in memory, by id."""
 
     def __init__(self, inputs: StoreReader, ids: Int64[ndarray, " P"]) -> None:
         self._ids = np.sort(ids)  # ids are rows, so each chunk is read once and in its order
-        self._columns = inputs.read(self._ids, INPUT_NAMES)
+        self._columns = inputs.read(self._ids, _names(inputs))
         self._ptr = pointers(inputs.n_atoms(self._ids))
 
     def read(self, ids: Int64[ndarray, " M"]) -> dict[str, NDArray[Any]]:

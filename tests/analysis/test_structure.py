@@ -9,7 +9,8 @@ import pytest
 from ase.build import fcc111, molecule
 from ase.constraints import FixAtoms, FixCartesian
 
-from campaign.analysis.structure import atoms_from_row, constraints_from_mask, parse_info
+from campaign.analysis.structure import atoms_from_row, parse_info
+from campaign.constraints import constraints_from_mask
 from campaign.errors import StoreDamagedError
 from campaign.fields import encode_error
 

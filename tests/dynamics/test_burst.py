@@ -144,3 +144,42 @@ def test_float32_is_done_step_by_step() -> None:
     found = relax(model, to_batch(argon()))
     assert found.statistics.seconds["steps"] == 0.0
     assert Outcome.CONVERGED in found.outcomes
+
+
+class Scarce(LennardJonesModel):
+    """Has scratch space for so many atoms, and says so in the words of this or that library."""
+
+    def __init__(self, most_atoms: int, error: Exception) -> None:
+        super().__init__()
+        self.most_atoms, self.error = most_atoms, error
+
+    def scratch_for(self, n_atoms: int, width: int, device: torch.device) -> torch.Tensor:
+        if n_atoms > self.most_atoms:
+            raise self.error
+        return super().scratch_for(n_atoms, width, device)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 8.0 GiB"),
+        torch.OutOfMemoryError("out of memory"),
+        RuntimeError("Failed to allocate 80000 bytes on device 'cpu'"),  # Warp
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 80000 bytes"),  # torch
+    ],
+    ids=["numpy", "torch", "warp", "torch's allocator"],
+)
+def test_a_burst_out_of_memory_is_no_ones_fault(error: Exception) -> None:
+    batch = to_batch(lj_clusters([7, 13, 9, 13, 20, 8, 13, 30]))
+    clean, scarce = relax(LennardJonesModel(), batch), relax(Scarce(40, error), batch)
+    seconds = scarce.statistics.seconds
+    assert seconds["optimizer"] > 0.0 < seconds["steps"], "a step finds out that the batch is too large; bursts go on with a smaller one"
+    assert scarce.relaxation.memory.n_failures > 0
+    assert scarce.statistics.n_admitted == scarce.statistics.n_left == batch.num_graphs
+    for system in range(batch.num_graphs):
+        assert_same_bits(clean.system(system), scarce.system(system))
+
+
+def test_a_burst_on_a_broken_device_raises() -> None:
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        relax(Scarce(40, RuntimeError("CUDA error: device-side assert triggered")), to_batch(lj_clusters([13, 13, 30])))

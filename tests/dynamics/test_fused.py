@@ -9,7 +9,7 @@ import torch
 from test_loop import Pusher, Recorder, Structures, moving_cloud
 
 from campaign.data import Batch
-from campaign.dynamics import FIRE, NVE, BaseDynamics, ConvergenceHook, DynamicsStage, FusedStage, HostMemory, SizeAwareSampler
+from campaign.dynamics import FIRE, NVE, BaseDynamics, ConvergenceHook, DynamicsStage, FusedStage, HostMemory, NVTLangevin, SizeAwareSampler
 from campaign.errors import ArgumentError, HookError, OperandError
 from campaign.hooks import DynamicsContext
 from campaign.testing.harmonic import HarmonicTrap, random_cloud
@@ -89,6 +89,18 @@ def test_budget_of_steps_hands_on() -> None:
     assert moved == [pytest.approx([2, 3, 0]), pytest.approx([0, 3, 0])]
     assert batch["n_steps_counter_0"].view(-1).tolist() == [0, 0]
     assert "n_steps_counter_0" not in BaseDynamics._bookkeeping_keys
+
+
+def test_heating_and_relaxing_take_one_call_a_step() -> None:
+    model = Counted()
+    heat = NVTLangevin(model, dt=1.0, temperature=300.0, friction=0.02, n_steps=15)
+    fused = heat + FIRE(model, convergence_hook=ConvergenceHook.from_fmax(1e-3))
+    batch = random_cloud([2, 5, 1, 3])
+    batch["status"] = torch.tensor([[0], [1], [0], [1]])
+    fused.run(batch)
+    assert (batch["status"] == 2).all()
+    assert fused.step_count > 15
+    assert model.n_calls == fused.step_count + 1, "one for each step, and one before the first"
 
 
 def test_run_evaluates_before_it_moves() -> None:

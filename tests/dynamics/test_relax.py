@@ -184,13 +184,26 @@ def test_stress_is_part_of_convergence() -> None:
     assert relax(EMTModel(), to_batch([atoms]), cell="full", smax_ev_per_ang3=1e-4).outcomes == [Outcome.CONVERGED]
 
 
-def test_a_collapsing_cell_diverges() -> None:
-    dilute = Atoms("Ar4", np.random.default_rng(0).uniform(0, 15, (4, 3)), cell=np.eye(3) * 15.0, pbc=True)
-    model = LennardJonesModel(sigma=3.0, rc=14.0)
-    relaxed = relax(model, to_batch([dilute]), cell="full", fmax=1e-6, smax_ev_per_ang3=1e-9, max_steps=3000)
+def dilute() -> Atoms:
+    return Atoms("Ar4", np.random.default_rng(0).uniform(0, 15, (4, 3)), cell=np.eye(3) * 15.0, pbc=True)
+
+
+@pytest.mark.parametrize(
+    ("pressure_gpa", "optimizer"), [(0.0, "fire"), (0.0, "fire2"), (0.0, "lbfgs"), (-3.0, "fire"), (-3.0, "fire2"), (-3.0, "lbfgs")]
+)
+def test_a_cell_that_collapses_or_explodes_diverges_where_it_was_last_good(pressure_gpa: float, optimizer: str) -> None:
+    model, batch = LennardJonesModel(sigma=3.0, rc=14.0), to_batch([dilute()])
+    how: dict[str, Any] = {"cell": "full", "fmax": 1e-6, "smax_ev_per_ang3": 1e-9, "pressure_gpa": pressure_gpa, "optimizer": optimizer}
+    relaxed = relax(model, batch, max_steps=3000, **how)
     assert relaxed.outcomes == [Outcome.DIVERGED]
-    assert "the volume has changed by more than a factor of 20 in step" in relaxed.errors[0]
-    assert float(relaxed.batch["volume_ratio"]) >= 1 / 20
+    system, n_steps = relaxed.system(0), int(relaxed.batch["n_steps"])
+    assert relaxed.errors[0] == f"the volume has changed by more than a factor of 20 in step {n_steps}; the last good positions are kept"
+    before = relax(model, batch, max_steps=n_steps - 1, **how).system(0)
+    for key in ("positions", "cell", "energy", "forces", "stress", "fmax", "smax", "volume_ratio"):
+        assert torch.equal(system[key], before[key]) and torch.isfinite(system[key]).all(), key
+    ratio = float(system["volume_ratio"])
+    print(f"{optimizer} at {pressure_gpa} GPa: volume ratio {ratio:.3g} after {n_steps} steps")
+    assert 1 / 20 <= ratio < 1 if pressure_gpa == 0.0 else 1 < ratio <= 20
 
 
 class Asks(LennardJonesModel):

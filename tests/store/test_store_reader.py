@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore
 
 from campaign.errors import FieldError, StoreDamagedError, StoreError, StoreNotFoundError
 from campaign.fields import FIELDS, INPUT_FIELDS, RESULT_FIELDS, Level
-from campaign.store import Chunking, ShardWriter, StoreReader, write_store
+from campaign.store import FORMAT_VERSION, Chunking, ShardWriter, StoreReader, write_store
 from campaign.testing.store_faults import FailingStore
 from campaign.testing.store_rows import made_up_columns
 from campaign.testing.store_twin import TwinShard
@@ -130,7 +130,7 @@ def test_a_store_of_a_newer_release_is_refused(on_disk: Path) -> None:
     root = json.loads((on_disk / "zarr.json").read_text())
     root["attributes"]["format_version"] = 99
     (on_disk / "zarr.json").write_text(json.dumps(root))
-    with pytest.raises(StoreError, match=r"format_version 99; this release reads 1 to 2. Install a newer"):
+    with pytest.raises(StoreError, match=rf"format_version 99; this release reads 1 to {FORMAT_VERSION}\. Install a newer"):
         StoreReader.open(on_disk)
 
 

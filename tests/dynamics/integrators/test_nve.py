@@ -14,9 +14,11 @@ from ase.cluster import Icosahedron
 from ase.md.verlet import VelocityVerlet
 
 from campaign.data import AtomicData, Batch
+from campaign.dynamics.hooks import EnergyDrift, LoggingHook, total_energy_per_system
 from campaign.dynamics.hooks.observables import kinetic_energy_per_system
 from campaign.dynamics.integrators import NVE
 from campaign.errors import ArgumentError, BatchKeyError
+from campaign.hooks import DynamicsContext
 from campaign.models.lennard_jones import LennardJonesModel
 from campaign.testing.harmonic import HarmonicTrap, random_cloud
 from campaign.testing.sink_contract import bits
@@ -143,6 +145,40 @@ def test_energy_is_conserved() -> None:
     ratio = fluctuations[0] / fluctuations[1]
     print(f"half the time step makes the change smaller by {ratio}")
     assert np.all((ratio > 3.8) & (ratio < 4.2))
+
+
+def test_the_drift_is_reported() -> None:
+    # In a log, as the slope of a straight line through all total energies: next to nothing, and what numpy says it is.
+    rows: list[dict[str, float]] = []
+    model, batch = argon()
+    scalars = {"total_energy": lambda ctx: total_energy_per_system(ctx.batch), "drift": EnergyDrift(dt=8.0)}
+    hook = LoggingHook("custom", writer_fn=lambda step, new: rows.extend(new), custom_scalars=scalars)
+    NVE(model, dt=8.0, hooks=[*model.make_neighbor_hooks(), hook]).run(batch, 251)
+    kinetic = 1.5 * 30 * EV_PER_K
+    for system, n_atoms in enumerate(batch.num_nodes_list):
+        own = [row for row in rows if row["graph_idx"] == system]
+        assert own[0]["drift"] == 0.0
+        per_atom = np.array([row["total_energy"] for row in own]) / n_atoms
+        slope = np.polyfit(np.arange(251) * 8e-3, per_atom - per_atom[0], 1)[0]
+        print(f"{n_atoms} atoms: {own[-1]['drift']:.2e} eV/atom/ps, numpy {slope:.2e}")
+        assert own[-1]["drift"] == pytest.approx(slope, rel=1e-6, abs=1e-15)
+        assert abs(slope) < 1e-4 * kinetic, "over 2 ps"
+
+
+def test_a_drift_that_is_there_is_found() -> None:
+    # Friction without heat: the energy falls as the drift says. Systems come and go, each with a slope of its own.
+    drift, slopes = EnergyDrift(dt=2.0), torch.tensor([0.5, -2.0, 0.0, 7.0], dtype=torch.float64)
+    batch = random_cloud([3, 1, 2, 5])
+    batch["velocities"] = torch.zeros_like(batch["positions"])
+    for step in range(30):
+        if step == 12:
+            batch = batch.index_select([3, 1, 2])
+        batch["energy"] = (batch.num_nodes_per_graph * slopes[batch["system_id"].view(-1)] * step * 2e-3).view(-1, 1) - 40.0
+        found = drift(DynamicsContext(batch=batch, step_count=step))
+    assert torch.allclose(found, slopes[[3, 1, 2]], rtol=1e-9, atol=1e-12)
+    del batch["system_id"]
+    with pytest.raises(ArgumentError, match="have changed and have no system_id"):
+        drift(DynamicsContext(batch=batch.index_select([0]), step_count=30))
 
 
 def test_systems_do_not_see_their_batch_mates() -> None:
