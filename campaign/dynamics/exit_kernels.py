@@ -178,12 +178,13 @@ def exit_function(precision: Precision) -> wp.Function:
 
 @cache
 def exit_kernel(precision: Precision) -> wp.Kernel:
-    """Return the kernel that judges all systems of a batch."""
+    """Return the kernel that judges all systems of a batch but those in `waits`, if it has any entries: their numbers mean nothing yet."""
     real, vec3, mat33 = precision.real, precision.vec3, precision.mat33
     judge = exit_function(precision)
 
     @wp.kernel(enable_backward=False, module="unique")
     def judge_systems(
+        waits: wp.array2d(dtype=wp.bool),
         ptr: wp.array(dtype=wp.int32),
         fixed: wp.array2d(dtype=wp.bool),
         any_fixed: wp.int32,
@@ -214,8 +215,12 @@ def exit_kernel(precision: Precision) -> wp.Kernel:
         force_bound: real,
         volume_bound: real,
     ):
+        i = wp.tid()
+        if waits.shape[0] > 0:  # noqa: SIM102 - Warp looks at both sides of an `and`
+            if waits[i, 0]:
+                return
         judge(
-            wp.tid(),
+            i,
             ptr,
             fixed,
             any_fixed,

@@ -22,15 +22,16 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from campaign.data import Batch
+from campaign.data.tally import LaggedTally, runs_behind
 from campaign.data.warp_interop import BoundLaunch, precision_of
 from campaign.dynamics.carried import carries_state, evaluate_first
 from campaign.dynamics.convergence import ConvergenceHook
 from campaign.dynamics.exit_kernels import N_TALLIES, Cause, Tally, exit_kernel
 from campaign.dynamics.optimizers.strain import ALL_FREE, CellMode, StrainMask, cell_code
 from campaign.dynamics.symmetry import SYMMETRY_KEYS, followed_keys, symmetrise
-from campaign.dynamics.tally import LaggedTally
 from campaign.errors import ArgumentError
 from campaign.fields import ERROR_BYTES, Level, encode_error
+from campaign.hooks.neighbor_list import UNLISTED
 from campaign.outcomes import RUNNING, Outcome
 
 __all__ = ["ENGINE_KEYS", "ExitSettings", "Exits", "describe", "prepare", "set_error"]
@@ -132,7 +133,8 @@ class Exits(ConvergenceHook):
     Args:
         settings: when a system has ended.
         exit_status: status of a system that has.
-        reports: whether `evaluate` returns who has just converged; on a GPU that waits for the device, so only ask if someone listens.
+        reports: whether `evaluate` returns who has converged, for those who listen. On a GPU it does so when it hears of it, a step or two
+            later, and `unreported` returns those of whom it has not heard: they lie frozen on the device, as they were when they ended.
     """
 
     def __init__(self, settings: ExitSettings, exit_status: int = 1, reports: bool = True) -> None:
@@ -142,16 +144,36 @@ class Exits(ConvergenceHook):
         self.reports = reports
         self._tally: LaggedTally | None = None
         self._newly: Tensor | None = None
+        self._reported: Tensor | None = None
+        self._n_ended_reported = 0
+        self._nobody: Tensor | None = None
         self._bound: tuple[tuple[torch.dtype, torch.device], BoundLaunch] | None = None
 
     def evaluate(self, batch: Batch) -> Int64[Tensor, " M"] | None:
-        """Measure, decide, and return the positions of systems that have just converged, or None."""
+        """Measure, decide, and return the positions of systems that have converged and were not returned before, or None."""
         tally = self._tally_for(batch.device)
         self._judge(batch, tally.start(), decide=True)
         tally.post()
-        if not self.reports or self._newly is None or (batch.device.type == "cpu" and not tally.read()[Tally.NEWLY_CONVERGED]):
+        if not self.reports or self._newly is None:
             return None
-        positions = self._newly.nonzero().view(-1)
+        latest = tally.read()
+        if not runs_behind(batch.device):
+            return self._newly.nonzero().view(-1) if latest[Tally.NEWLY_CONVERGED] else None
+        n_ended = int(latest[Tally.ENDED_SYSTEMS])
+        if n_ended <= self._n_ended_reported:
+            return None
+        self._n_ended_reported = n_ended
+        return self.unreported(batch)
+
+    def unreported(self, batch: Batch) -> Int64[Tensor, " M"] | None:
+        """Return the positions of systems that have converged and were not returned before, or None; on a GPU this waits for it."""
+        if not self.reports or not runs_behind(batch.device):
+            return None  # whoever has converged was returned at once
+        converged = batch["outcome"].view(-1) == int(Outcome.CONVERGED)
+        if self._reported is None:
+            self._reported = torch.zeros_like(converged)
+        positions = (converged & ~self._reported).nonzero().view(-1)
+        self._reported |= converged
         return positions if len(positions) else None
 
     def measure(self, batch: Batch) -> None:
@@ -167,6 +189,7 @@ class Exits(ConvergenceHook):
 
     def forget(self) -> None:
         """Forget what was counted, since the systems of the batch have changed."""
+        self._reported, self._n_ended_reported = None, 0
         if self._tally is not None:
             self._tally.forget()
 
@@ -218,7 +241,11 @@ class Exits(ConvergenceHook):
         after = len(_KEPT) + 2
         settings = self.settings
         how = [int(decide), cell_code(settings.cell_mode, settings.strain_mask), settings.pressure_ev_per_ang3]
-        self._bound[1].run(batch.num_graphs, [batch.batch_ptr, batch["fixed"], 1, *read, *arguments[:after], *how, *arguments[after:]])
+        if self._nobody is None or self._nobody.device != batch.device:
+            self._nobody = torch.zeros((0, 1), dtype=torch.bool, device=batch.device)
+        waits = batch[UNLISTED] if UNLISTED in batch else self._nobody  # noqa: SIM401 - a batch is no dictionary
+        first = [waits, batch.batch_ptr, batch["fixed"], 1]
+        self._bound[1].run(batch.num_graphs, [*first, *read, *arguments[:after], *how, *arguments[after:]])
 
 
 _KEPT: Final = ("n_steps", "status", "outcome", CAUSE, "fmax", "smax", "initial_energy", INITIAL_VOLUME, "volume_ratio")

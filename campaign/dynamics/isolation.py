@@ -24,6 +24,7 @@ from campaign.dynamics.memory import MemoryLearner
 from campaign.dynamics.model_errors import Fault, fault_of
 from campaign.fields import NEIGHBOR_KEYS, Level
 from campaign.hooks import DynamicsContext, DynamicsStage, Hook
+from campaign.hooks.neighbor_list import NeighborListHook
 from campaign.models.base import BaseModelMixin, ModelOutputs
 from campaign.outcomes import Outcome
 
@@ -49,6 +50,9 @@ class IsolatingModel(BaseModelMixin):
         self.deterministic = model.deterministic
         self.supported_elements = model.supported_elements
         self.neighbor_hooks = list(model.make_neighbor_hooks() if neighbor_hooks is None else neighbor_hooks)
+        for hook in self.neighbor_hooks:
+            if isinstance(hook, NeighborListHook):
+                hook.may_lag = True  # the loop and the exits of a relaxation leave alone who waits
         self.neighbor_s = 0.0
         """Seconds spent on neighbour lists."""
         self.model_s = 0.0

@@ -27,6 +27,7 @@ from campaign.dynamics.convergence import ConvergenceHook
 from campaign.dynamics.in_flight import InFlightMixin
 from campaign.errors import ArgumentError, ModelOutputError, OperandError
 from campaign.hooks import DynamicsContext, DynamicsStage, Hook, HookRegistryMixin
+from campaign.hooks.neighbor_list import UNLISTED
 from campaign.models.base import BaseModelMixin, ModelOutputs
 
 if TYPE_CHECKING:
@@ -162,12 +163,15 @@ class BaseDynamics(InFlightMixin, HookRegistryMixin):
         _count_step(batch, mask)
         self._call_hooks(DynamicsStage.AFTER_STEP, batch)
         converged = self._check_convergence(batch)
+        self._tell_converged(batch, converged)
+        self.step_count += 1
+        return batch, converged
+
+    def _tell_converged(self, batch: Batch, converged: Int64[Tensor, " M"] | None) -> None:
         if converged is not None:
             self._last_converged = converged
             self._call_hooks(DynamicsStage.ON_CONVERGE, batch)
             self._last_converged = None
-        self.step_count += 1
-        return batch, converged
 
     def run(self, batch: Batch, n_steps: int | None = None) -> Batch:
         """Do `n_steps` steps, by default those of the constructor; without a sampler, stop when all systems have converged.
@@ -216,7 +220,8 @@ class BaseDynamics(InFlightMixin, HookRegistryMixin):
             if key in batch and batch[key].requires_grad:
                 batch[key].requires_grad_(False)
         self._last_outputs = detached
-        self._fresh = None
+        # Nobody is to be evaluated before it moves, but those whose evaluation has to be done again.
+        self._fresh = batch[UNLISTED].view(-1) if UNLISTED in batch else None
         return detached
 
     def _validate_model_outputs(self, outputs: ModelOutputs) -> None:
@@ -238,7 +243,7 @@ class BaseDynamics(InFlightMixin, HookRegistryMixin):
         if "status" in batch:
             mask = batch["status"].view(-1) < self.exit_status
         if self._fresh is not None:
-            mask = ~self._fresh if mask is None else mask & ~self._fresh
+            mask = ~self._fresh if mask is None else mask.gt(self._fresh)
         return mask
 
     def masked_update(self, batch: Batch, mask: Bool[Tensor, " N"]) -> None:

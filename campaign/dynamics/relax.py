@@ -213,6 +213,7 @@ class Relaxation:
         remaining: ndarray[Any, Any] = np.arange(0)
         self._most_atoms = min(self.max_atoms, self.memory.most_atoms)
         if batch is not None:
+            self.dynamics._tell_converged(batch, self.exits.unreported(batch))
             has_ended = batch["outcome"].view(-1).cpu().numpy() >= 0
             if has_ended.any():
                 self._leave(batch, np.flatnonzero(has_ended))

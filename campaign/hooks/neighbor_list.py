@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from torch import Tensor
 
 from campaign.data import Batch
 from campaign.errors import HookError
@@ -14,7 +16,10 @@ from campaign.neighbors import VerletList, is_coo, write_rows
 if TYPE_CHECKING:
     from campaign.models.base import NeighborConfig
 
-__all__ = ["NeighborListHook"]
+__all__ = ["UNLISTED", "NeighborListHook"]
+
+UNLISTED: Final = "_unlisted"
+"""Key of a batch, per system: those that wait for neighbours."""
 
 
 class NeighborListHook:
@@ -27,6 +32,9 @@ class NeighborListHook:
     With a skin, pairs up to cutoff + skin are listed and a system's rows are kept until one of its atoms has moved half the skin, less
     where its cell is strained; so a model tests distances. K grows as needed. Systems may come, go and change places between calls: those
     that `system_id` recognises keep their rows.
+
+    Where `may_lag` is set and the batch lies on a GPU, matrices are kept up to date without the host looking (`VerletList`). The batch then
+    has `_unlisted` [N, 1]: systems whose rows did not fit, for which a model gives NaN until they do. Who sets it leaves those alone.
 
     The tensors belong to the hook and are written in place at later calls; who needs them longer makes a copy.
 
@@ -63,6 +71,9 @@ class NeighborListHook:
         self.frequency = 1
         self.neighbors = VerletList(config.cutoff, self.skin, config.half_list, max_neighbors)
         self._is_coo = is_coo(config.format)
+        self.may_lag = False
+        """Whether systems that `_unlisted` on the batch names are left alone."""
+        self._noted: Tensor | None = None
 
     def __call__(self, ctx: HookContext, stage: Enum) -> None:
         """Bring the neighbours of `ctx.batch` up to date.
@@ -76,10 +87,21 @@ class NeighborListHook:
 
     def update(self, batch: Batch) -> bool:
         """Bring the neighbours of a batch up to date; return whether any have changed."""
+        # Edges are counted on the host.
+        self.neighbors.may_lag = self.may_lag and not self._is_coo
         has_changed = self.neighbors.update(batch)
+        self._note(batch, self.neighbors.unlisted)
         if has_changed or not self._is_on(batch):
             write_rows(batch, self.neighbors.rows, self._is_coo)
         return has_changed
+
+    def _note(self, batch: Batch, unlisted: Tensor | None) -> None:
+        if unlisted is None:
+            if UNLISTED in batch:
+                del batch[UNLISTED]
+        elif unlisted is not self._noted or UNLISTED not in batch:
+            self._noted = unlisted
+            batch[UNLISTED] = unlisted.view(-1, 1)
 
     def _is_on(self, batch: Batch) -> bool:
         rows = self.neighbors.rows

@@ -51,10 +51,14 @@ class DemoModel(nn.Module):
         positions: Float[Tensor, "A 3"],
         batch_indices: Int[Tensor, " A"] | None = None,
         compute_forces: bool = True,
+        n_systems: int | None = None,
     ) -> dict[str, Tensor]:
-        """Return energy [N, 1] and, if asked for, forces [A, 3]; without `batch_indices` all atoms are one system."""
+        """Return energy [N, 1] and, if asked for, forces [A, 3]; without `batch_indices` all atoms are one system.
+
+        Where `n_systems` is not given, it is looked up on the device, which then has to be waited for.
+        """
         atom_energy = self.projection(self.atom_features(atomic_numbers, positions))
-        energy = _sum_by_system(atom_energy, batch_indices)
+        energy = _sum_by_system(atom_energy, batch_indices, n_systems)
         if not compute_forces:
             return {"energy": energy}
         (gradient,) = torch.autograd.grad(energy.sum(), [positions], create_graph=self.training, retain_graph=True)
@@ -117,6 +121,7 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
             "positions": positions,
             "batch_indices": data.batch_idx if isinstance(data, Batch) else None,
             "compute_forces": compute_forces,
+            "n_systems": data.num_graphs if isinstance(data, Batch) else None,
         }
 
     def compute_embeddings(self, data: Any, **kwargs: Any) -> Any:
@@ -124,7 +129,7 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
         inputs = self.adapt_input(data, **kwargs)
         features = self.model.atom_features(inputs["atomic_numbers"], inputs["positions"]).detach()
         data.node_embeddings = features
-        data.graph_embeddings = _sum_by_system(features, inputs["batch_indices"])
+        data.graph_embeddings = _sum_by_system(features, inputs["batch_indices"], inputs["n_systems"])
         return data
 
     def forward(self, data: Batch | AtomicData, **kwargs: Any) -> ModelOutputs:
@@ -164,9 +169,10 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
         }
 
 
-def _sum_by_system(values: Float[Tensor, "A H"], batch_indices: Tensor | None) -> Float[Tensor, "N H"]:
+def _sum_by_system(values: Float[Tensor, "A H"], batch_indices: Tensor | None, n_systems: int | None) -> Float[Tensor, "N H"]:
     if batch_indices is None:
         return values.sum(dim=0, keepdim=True)
-    n_systems = int(batch_indices[-1]) + 1 if len(batch_indices) else 0
+    if n_systems is None:
+        n_systems = int(batch_indices[-1]) + 1 if len(batch_indices) else 0
     sums = torch.zeros((n_systems, values.shape[1]), dtype=values.dtype, device=values.device)
     return sums.index_add(0, batch_indices.long(), values)

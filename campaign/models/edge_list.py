@@ -45,7 +45,9 @@ def edges_within(batch: Batch, cutoff_ang: float) -> Edges:
         shift = torch.zeros_like(vector)
     # NaN is no distance beyond the cutoff: the edge stays, so that the outputs are not finite either.
     is_near = ~(vector.square().sum(dim=1) >= cutoff_ang * cutoff_ang)
-    return Edges(source[is_near], target[is_near], shift[is_near], vector[is_near])
+    # How many there are decides about shapes, so here a GPU is waited for, once.
+    near = is_near.nonzero().view(-1)
+    return Edges(source[near], target[near], shift[near], vector[near])
 
 
 def volumes(batch: Batch) -> Float[Tensor, " N"]:

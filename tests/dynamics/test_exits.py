@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from campaign.data import Batch
+from campaign.data.tally import LaggedTally
 from campaign.dynamics.exit_kernels import Cause
 from campaign.dynamics.exits import CAUSE, Exits, ExitSettings, describe, prepare
 from campaign.dynamics.optimizers import CellMode
-from campaign.dynamics.tally import LaggedTally
 from campaign.errors import ArgumentError
 from campaign.hooks import DynamicsContext, DynamicsStage
 from campaign.outcomes import Outcome, worse
