@@ -29,6 +29,9 @@ from campaign.neighbors.verlet import VerletList
 
 __all__ = ["Burst"]
 
+MOST_GUESSED_PLACES: Final = 2**24
+"""Places in rows that are made for a width that is guessed: 256 MiB."""
+
 
 class Burst:
     """Runs the systems of a batch that have not ended by many steps at once.
@@ -102,10 +105,12 @@ class Burst:
         start = perf_counter()
         dynamics, lists, model = self._dynamics, self._lists, self._model
         dynamics._ensure_state_initialized(batch)
-        self._follow(batch)
+        is_other = self._follow(batch)
         if dynamics._fresh is None:
             dynamics._fresh = torch.zeros(batch.num_graphs, dtype=torch.bool)
-        lists.update(batch)
+        # Of a batch that was here before, the launch renews what it can; who is not evaluated then waits for the host.
+        if is_other or bool(dynamics._fresh.any()):
+            lists.update(batch)
         rows, reference = lists.rows, lists.reference
         if rows is None or reference is None:
             return 0  # never: `update` makes both
@@ -151,10 +156,10 @@ class Burst:
             return [0, *self._no_symmetry, batch["forces"], batch["stress"]]
         return [1, *symmetry_arguments(batch)[:5]]
 
-    def _follow(self, batch: Batch) -> None:
-        """Make what is sized by the batch, if that has changed."""
+    def _follow(self, batch: Batch) -> bool:
+        """Make what is sized by the batch, if that has changed; return whether it has."""
         if self._of is batch.atom_segments:
-            return
+            return False
         n = batch.num_graphs
         self._of = batch.atom_segments
         self._room = [
@@ -164,9 +169,32 @@ class Burst:
         ]
         self._near.follow(batch)
         self._has_fixed = int(bool(batch["fixed"].any()))
+        if self._lists.rows is None:
+            self._lists.width = likely_width(batch, self._lists.cutoff + self._lists.skin)
         if self._quota == 0:
             self._quota = max(4, self.FIRST_ATOM_STEPS // max(1, batch.num_nodes))
+        return True
 
     def _adapt(self, seconds: float) -> None:
         if self._most_steps is None:
             self._quota = max(4, min(1000, int(self._quota * min(4.0, max(0.25, self.TARGET_S / max(seconds, 1e-6))))))
+
+
+def likely_width(batch: Batch, radius: float) -> int | None:
+    """Return how many neighbours within `radius` (Å) an atom of a batch has at most, by the densities; None where these say nothing.
+
+    Looking for neighbours just to count them takes as long as making the rows; a wrong guess costs that much.
+
+    >>> batch = Batch.from_arrays([4], {"positions": torch.zeros(4, 3)}, {"cell": 4 * torch.eye(3)[None], "pbc": torch.ones(1, 3) > 0})
+    >>> likely_width(batch, 5.0)
+    44
+    """
+    pbc = batch["pbc"]
+    is_crystal, is_cluster = pbc.all(1), ~pbc.any(1)
+    volume = torch.linalg.det(batch["cell"]).abs()
+    if not bool((is_cluster | (is_crystal & (volume > 0))).all()):
+        return None
+    n_atoms = batch.num_nodes_per_graph.view(-1)
+    around = 1.25 * n_atoms / volume * (4.0 / 3.0 * torch.pi * radius**3)
+    width = int(torch.where(is_crystal, around, n_atoms).max()) + 4
+    return width if width * batch.num_nodes <= MOST_GUESSED_PLACES else None
