@@ -15,10 +15,12 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from figures import ONE_THREAD, Target, hardware, print_missed, write_json
+from sides import overhead
 from sides.ase_calculators import disagreements
 from sides.exchange import Settings, Task
 from sides.measured import Case, Measured, ratios_of
@@ -29,8 +31,8 @@ from sides.workloads import RATTLE_ANG, WORKLOADS
 FMAX_EV_PER_ANG: Final = 1e-3
 MAX_STEPS: Final = 2000
 
-FULL: Final = {"A": [1, 16, 128, 512], "B": [16, 128, 512], "C": [16, 128], "D": [512]}
-QUICK: Final = {"A": [1, 16, 128], "B": [16], "C": [16], "D": [64]}
+FULL: Final = {"A": [1, 16, 128, 512], "B": [16, 128, 512], "C": [16, 128], "D": [512], "H": [128]}
+QUICK: Final = {"A": [1, 16, 128], "B": [16], "C": [16], "D": [64], "H": [2]}
 SERIAL_FULL: Final = {"A": 16, "B": 8, "C": 10}
 SERIAL_QUICK: Final = {"A": 4, "B": 2, "C": 3}
 """The most structures of a workload that a serial side is given: its rate does not depend on how many there are."""
@@ -44,13 +46,15 @@ def main() -> int:
     """Run the benchmark; return the exit code."""
     options = _options()
     sizes = {**(QUICK if options.quick else FULL), **options.n}
-    cases = [Case(workload, n, SINGLES[options.quick] if n == 1 else n) for workload, listed in sizes.items() for n in listed]
+    cases = [Case(workload, n, _count(workload, n, options)) for workload, listed in sizes.items() for n in listed]
     machine = hardware()
     print(f"{machine['cpu']}, {machine['usable_cores']} cores, load {machine['load_average']}; {options.cores} a side", flush=True)
     sides = [name for name in options.sides if _is_at_hand(name, cases)]
     versions: dict[str, dict[str, str]] = {}
     measured: list[Measured] = []
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as closing:
+    hooked: list[Measured] = []
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=options.output.parent) as folder, ExitStack() as closing:
         running: dict[str, RunningSide] = {}
         for name in sides:
             if SIDES[name].module not in running:
@@ -62,11 +66,18 @@ def main() -> int:
             print(f"\n{case.name}: {WORKLOADS[case.workload].what}", flush=True)
             # Peers first: what follows a long wait finds a cooler and a busier machine, and that should not be to our advantage.
             for name in reversed(sides):
-                if case.workload in SIDES[name].workloads and not (options.quick and case.n > SIDES[name].most_when_quick):
+                if case.workload not in SIDES[name].workloads or (options.quick and case.n > SIDES[name].most_when_quick):
+                    continue
+                if case.workload == overhead.WORKLOAD:
+                    found = _measure_hooks(case, name, running[SIDES[name].module], options, folder)
+                    hooked.extend(found)
+                    for one in overhead.overheads_of(found):
+                        print(one.line(), flush=True)
+                else:
                     measured.append(_measure(case, name, running[SIDES[name].module], options))
                     print(measured[-1].line(), flush=True)
-    ratios = list(ratios_of(cases, measured))
-    targets = list(targets_of(cases, ratios))
+    ratios, overheads = list(ratios_of(cases, measured)), list(overhead.overheads_of(hooked))
+    targets = [*targets_of(cases, ratios), *overhead.targets_of(cases, overheads)]
     _print_summary(ratios, targets)
     write_json(
         options.output,
@@ -81,16 +92,17 @@ def main() -> int:
             "rattle_ang": RATTLE_ANG,
             "threads": ONE_THREAD,
         },
-        figures=[one.figure() for one in measured],
-        ratios=ratios,
+        figures=[*(one.figure() for one in measured), *overhead.figures_of(hooked)],
+        ratios=[*ratios, *overhead.ratios_of(overheads)],
         targets=targets,
         versions=versions,
         hardware=machine,
     )
     print(f"\nwrote {options.output}")
-    wrong = [one for one in measured if one.wrong]
+    wrong = [one for one in (*measured, *hooked) if one.wrong]
     for one in wrong:
-        print(f"WRONG {one.case.name} {one.side}: {one.wrong[0]} ({len(one.wrong)} in all)")
+        hook = f" with {one.task.settings.hook}" if one.task.settings.hook else ""
+        print(f"WRONG {one.case.name} {one.side}{hook}: {one.wrong[0]} ({len(one.wrong)} in all)")
     missed = print_missed(targets) if options.check else 0
     return 1 if wrong else missed
 
@@ -105,24 +117,40 @@ def _is_at_hand(name: str, cases: Sequence[Case]) -> bool:
     return True
 
 
+def _count(workload: str, n: int, options: argparse.Namespace) -> int:
+    """Return how many structures a case has."""
+    if workload == overhead.WORKLOAD:
+        return n * int(options.cores)  # a whole batch for each process
+    return SINGLES[options.quick] if n == 1 else n
+
+
 def _measure(case: Case, name: str, running: RunningSide, options: argparse.Namespace) -> Measured:
     workload, side = WORKLOADS[case.workload], SIDES[name]
     count = min(case.count, options.n_serial[case.workload]) if side.is_serial else case.count
+    task = Task(_settings(case, name, options), workload.structures(count))
+    answer = running.relax(task)
+    return Measured(case, name, task, answer, disagreements(task.structures, answer.relaxed, task.settings))
+
+
+def _measure_hooks(case: Case, name: str, running: RunningSide, options: argparse.Namespace, folder: str) -> list[Measured]:
+    settings = replace(_settings(case, name, options), at_a_time=case.count, in_flight=case.count, folder=folder)
+    return overhead.measure(case, name, running, settings, WORKLOADS[case.workload].structures(case.count), options.quick)
+
+
+def _settings(case: Case, name: str, options: argparse.Namespace) -> Settings:
+    workload = WORKLOADS[case.workload]
     least_s, most_repeats = (0.3, 3) if options.quick else (2.0, 5)
-    settings = Settings(
+    return Settings(
         potential=workload.potential,
         options=workload.options,
         fmax_ev_per_ang=FMAX_EV_PER_ANG,
         max_steps=MAX_STEPS,
         at_a_time=case.n,
         in_flight=max(1, case.n // PLACES.get(case.workload, 1)),
-        mode=side.mode,
+        mode=SIDES[name].mode,
         least_s=least_s,
         most_repeats=most_repeats,
     )
-    task = Task(settings, workload.structures(count))
-    answer = running.relax(task)
-    return Measured(case, name, task, answer, disagreements(task.structures, answer.relaxed, settings))
 
 
 def _options() -> argparse.Namespace:

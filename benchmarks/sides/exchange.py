@@ -71,6 +71,10 @@ class Relaxed:
     """Places in the batch times steps of the batch, if the side knows: steps that could have been done."""
     is_shifted: bool = True
     """Whether a pair has no energy at the cutoff, as with ASE."""
+    n_writes: int = 0
+    """Calls of the sink of the hook that was asked for …"""
+    n_written: int = 0
+    """… and systems that are in it."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,12 @@ class Settings:
     """Repeat until so much time was measured …"""
     most_repeats: int
     """… or so often."""
+    has_ballast: bool = False
+    """Whether a network is evaluated beside the potential, see `ballast.py`."""
+    hook: str = ""
+    """What listens: empty is nobody, see `overhead.py`."""
+    folder: str = ""
+    """Where the hook's stores go."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,7 @@ _ARRAYS = ("index", "positions", "energy", "forces", "n_steps", "converged")
 
 def write_relaxed(relaxed: Relaxed, path: Path) -> None:
     """Write what one process relaxed to one file."""
-    facts = {"parts_s": relaxed.parts_s, "place_steps": relaxed.place_steps, "is_shifted": relaxed.is_shifted}
+    facts = {name: getattr(relaxed, name) for name in ("parts_s", "place_steps", "is_shifted", "n_writes", "n_written")}
     np.savez(path, facts=np.array(json.dumps(facts)), **{name: getattr(relaxed, name) for name in _ARRAYS})
 
 
@@ -138,7 +148,8 @@ def joined(parts: Sequence[Relaxed]) -> Relaxed:
     parts_s = {name: sum(part.parts_s.get(name, 0.0) for part in parts) for name in names}
     # A process that came too late for anything knows nothing about energies.
     is_shifted = all(part.is_shifted for part in parts if len(part.index))
-    return Relaxed(**arrays, parts_s=parts_s, place_steps=sum(part.place_steps for part in parts), is_shifted=is_shifted)
+    sums = {name: sum(getattr(part, name) for part in parts) for name in ("place_steps", "n_writes", "n_written")}
+    return Relaxed(**arrays, parts_s=parts_s, is_shifted=is_shifted, **sums)
 
 
 def in_order(relaxed: Relaxed, structures: Structures) -> Relaxed:

@@ -7,6 +7,7 @@ than one with two threads. FIRE has ASE's parameters and unit masses, without wh
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -14,11 +15,14 @@ import torch
 from nvalchemi.data import AtomicData, Batch
 from nvalchemi.dynamics import FIRE, SizeAwareSampler
 from nvalchemi.dynamics.base import ConvergenceHook, DynamicsStage, FusedStage
-from nvalchemi.dynamics.sinks import DataSink
+from nvalchemi.dynamics.hooks import ConvergedSnapshotHook, SnapshotHook
+from nvalchemi.dynamics.sinks import DataSink, ZarrData
 from nvalchemi.hooks import NeighborListHook
 from nvalchemi.models.lj import LennardJonesModelWrapper
 
+from sides.ballast import add_ballast
 from sides.exchange import Relaxed, RelaxFunction, Settings, Structures, in_blocks, joined
+from sides.listening import Contract, Listening
 from sides.serving import serve
 
 SKIN_ANG: Final = 0.5
@@ -27,6 +31,7 @@ NUMBER: Final = "number"
 """Ours, to know a system again: the sampler counts `system_id` in its own order."""
 STEPS: Final = "n_steps_counter_0"
 """Theirs: the steps of a system in stage 0; 0 again when they are used up."""
+_CONTRACT: Final = Contract(DynamicsStage, SnapshotHook, ConvergedSnapshotHook, ZarrData)
 
 
 def prepare(settings: Settings) -> RelaxFunction:
@@ -34,6 +39,8 @@ def prepare(settings: Settings) -> RelaxFunction:
     torch.set_num_threads(1)
     potential = settings.options
     model = LennardJonesModelWrapper(epsilon=potential["epsilon"], sigma=potential["sigma"], cutoff=potential["rc"], half_list=True)
+    if settings.has_ballast:
+        add_ballast(model)
 
     def relax(structures: Structures) -> Relaxed:
         sink = _Results(settings)
@@ -49,8 +56,12 @@ def prepare(settings: Settings) -> RelaxFunction:
         fused = FusedStage([(0, fire)], sampler=sampler, sinks=[sink], refill_frequency=REFILL_EVERY)
         config = model.model_config.neighbor_config
         fused.register_hook(NeighborListHook(config, skin=SKIN_ANG, stage=DynamicsStage.BEFORE_COMPUTE))
+        listening = Listening(settings, _CONTRACT)
+        if listening.hook is not None:
+            # That of convergence is a stage's, all others are told of whole steps.
+            (fire if settings.hook == "converged" else fused).register_hook(listening.hook)
         fused.run()
-        return joined(sink.parts)
+        return replace(joined(sink.parts), **listening.end())
 
     return in_blocks(relax)
 

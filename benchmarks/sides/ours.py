@@ -7,17 +7,23 @@ the next, and `fixed`, where batches stay as they are until their slowest member
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import perf_counter
+from typing import Final
 
 import numpy as np
 import torch
 
 from campaign.data import Batch
 from campaign.dynamics import HostMemory, Relaxation, RelaxSettings
-from campaign.hooks import DynamicsStage, HookContext
+from campaign.dynamics.hooks import ConvergedSnapshotHook, SnapshotHook
+from campaign.dynamics.sinks import ZarrData
+from campaign.hooks import DynamicsStage
 from campaign.models.registry import create_model
 from campaign.outcomes import Outcome
+from sides.ballast import add_ballast
 from sides.exchange import Relaxed, RelaxFunction, Settings, Structures, joined
+from sides.listening import Contract, Listening
 from sides.queue import Queue
 from sides.serving import serve
 
@@ -48,21 +54,17 @@ class QueueSampler:
         return self._batch.index_select(slice(taken.start, taken.stop)) if taken else None
 
 
-class _Listener:
-    """Wants to see each step, and does nothing with it."""
-
-    stage = DynamicsStage.AFTER_STEP
-    frequency = 1
-
-    def __call__(self, ctx: HookContext, stage: DynamicsStage) -> None:
-        """Do nothing."""
+_CONTRACT: Final = Contract(DynamicsStage, SnapshotHook, ConvergedSnapshotHook, ZarrData)
 
 
 def prepare(settings: Settings) -> RelaxFunction:
     """Return a relaxation of structures with our engine."""
     is_fixed, by_steps = settings.mode == "fixed", settings.mode != ""
+    listened = replace(settings, hook="listener") if by_steps else settings
     torch.set_num_threads(1)
     model = create_model(settings.potential, torch.float64, torch.device("cpu"), settings.options)
+    if settings.has_ballast:
+        add_ballast(model)
     how = RelaxSettings(
         fmax_ev_per_ang=settings.fmax_ev_per_ang,
         max_steps=settings.max_steps,
@@ -79,8 +81,10 @@ def prepare(settings: Settings) -> RelaxFunction:
         batch = Batch.from_arrays(structures.n_atoms, atoms, systems)
         sink = HostMemory(capacity=len(structures))
         sampler = QueueSampler(batch, queue, places if is_fixed else None)
-        hooks = [_Listener()] if by_steps else []
+        listening = Listening(listened, _CONTRACT)
+        hooks = [] if listening.hook is None else [listening.hook]
         statistics = Relaxation(model, how, sampler, [sink], hooks, places, batch.num_nodes).run()
+        written = listening.end()
         if len(sink) == 0:
             return joined([])  # the other processes were faster
         parts_s = dict(statistics.seconds)
@@ -96,6 +100,7 @@ def prepare(settings: Settings) -> RelaxFunction:
             converged=arrays["outcome"].reshape(-1) == int(Outcome.CONVERGED),
             parts_s=parts_s,
             place_steps=float(places * statistics.n_batch_steps) if by_steps else 0.0,
+            **written,
         )
 
     return relax

@@ -48,13 +48,14 @@ class Side:
 
 _OURS: Final = ("relax-campaign", "torch", "numpy", "warp-lang", "nvalchemi-toolkit-ops")
 SIDES: Final = {
-    "ours": Side("sides.ours", _OURS, "ABCD"),
+    "ours": Side("sides.ours", _OURS, "ABCDH"),
     "refilled": Side("sides.ours", _OURS, "D", mode="refilled"),
     "fixed": Side("sides.ours", _OURS, "D", mode="fixed"),
     "compiled": Side("sides.compiled", ("numba", "llvmlite", "numpy"), environment="compiled"),
     "nvalchemi": Side(
         "sides.nvalchemi_fire",
         ("nvalchemi-toolkit", "nvalchemi-toolkit-ops", "torch", "numpy", "warp-lang"),
+        "ABH",
         environment="nvalchemi",
         variables={"TORCHDYNAMO_DISABLE": "1"},
         most_when_quick=16,
@@ -121,22 +122,35 @@ class RunningSide:
 
     def relax(self, task: Task) -> Answer:
         """Let it relax structures, as often as the settings say. One at a time is the work of one process, everything else of all."""
-        settings, n_given = task.settings, len(task.structures)
+        return self.relax_in_turn([task])[0]
+
+    def relax_in_turn(self, tasks: Sequence[Task]) -> list[Answer]:
+        """Let it do tasks of the same structures one after the other, then all of them again, as often as the settings of the first say."""
+        settings, n_given = tasks[0].settings, len(tasks[0].structures)
         processes = self._processes[: 1 if settings.at_a_time < n_given else min(len(self._processes), n_given)]
-        path = self._file("task.npz")
-        task.write(path)
-        self._ask(processes, "task", str(path), len(processes))
-        seconds: list[float] = []
-        cpu_seconds: list[float] = []
-        while len(seconds) < settings.most_repeats and sum(seconds) < settings.least_s:
-            queue = self._file("queue")
-            queue.touch()
-            begun, ended, cpu_s = zip(*self._ask(processes, "run", str(queue), len(processes)), strict=True)
-            seconds.append((sum(ended) - sum(begun)) / len(processes) if self._side.is_serial else max(ended) - min(begun))
-            cpu_seconds.append(sum(cpu_s))
+        paths = [self._file("task.npz") for _ in tasks]
+        for task, path in zip(tasks, paths, strict=True):
+            task.write(path)
+        self._ask(processes, "tasks", [str(path) for path in paths], len(processes))
+        seconds: list[list[float]] = [[] for _ in tasks]
+        cpu_seconds: list[list[float]] = [[] for _ in tasks]
+        while len(seconds[0]) < settings.most_repeats and sum(seconds[0]) < settings.least_s:
+            for which in range(len(tasks)):
+                queue = self._file("queue")
+                queue.touch()
+                begun, ended, cpu_s = zip(*self._ask(processes, "run", which, str(queue), len(processes)), strict=True)
+                spent = (sum(ended) - sum(begun)) / len(processes) if self._side.is_serial else max(ended) - min(begun)
+                seconds[which].append(spent)
+                cpu_seconds[which].append(sum(cpu_s))
+        answers = zip(range(len(tasks)), tasks, seconds, cpu_seconds, strict=True)
+        return [self._answer(processes, *answer) for answer in answers]
+
+    def _answer(
+        self, processes: Sequence[subprocess.Popen[str]], which: int, task: Task, seconds: list[float], cpu_seconds: list[float]
+    ) -> Answer:
         middle = seconds.index(statistics.median_low(seconds))
         paths = [self._file("answer.npz") for _ in processes]
-        peaks = [self._ask([process], "answer", middle, str(path))[0] for process, path in zip(processes, paths, strict=True)]
+        peaks = [self._ask([process], "answer", which, middle, str(path))[0] for process, path in zip(processes, paths, strict=True)]
         relaxed = in_order(joined([read_relaxed(path) for path in paths]), task.structures)
         return Answer(relaxed, seconds, cpu_seconds, round(sum(peaks), 1), len(processes))
 

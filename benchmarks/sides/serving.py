@@ -26,7 +26,7 @@ WARM_UP_STEPS: Final = 5
 def serve(prepare: Callable[[Settings], RelaxFunction]) -> None:
     """Do what is asked until standard input is closed."""
     process = _Process(prepare)
-    words: dict[str, Callable[..., Any]] = {"versions": versions, "task": process.take, "run": process.run, "answer": process.answer}
+    words: dict[str, Callable[..., Any]] = {"versions": versions, "tasks": process.take, "run": process.run, "answer": process.answer}
     for line in sys.stdin:
         word, *arguments = json.loads(line)
         print(SAYS + json.dumps(words[word](*arguments)), flush=True)
@@ -36,34 +36,35 @@ class _Process:
     def __init__(self, prepare: Callable[[Settings], RelaxFunction]) -> None:
         self._prepare = prepare
 
-    def take(self, path: str, n_sharing: int) -> None:
-        """Read a task and warm up for it: kernels are compiled, files and caches read. A few steps of its share meet all of the code."""
-        self._task = Task.read(Path(path))
-        settings, structures = self._task.settings, self._task.structures
-        few = structures.part(0, min(settings.at_a_time, Queue(len(structures), n_sharing=n_sharing).share))
-        self._prepare(replace(settings, max_steps=WARM_UP_STEPS))(few, Queue(len(few)))
-        self._relax = self._prepare(settings)
-        self._relaxed: list[Relaxed] = []
+    def take(self, paths: list[str], n_sharing: int) -> None:
+        """Read tasks and warm up for them: kernels are compiled, files and caches read. A few steps of its share meet all of the code."""
+        self._tasks = [Task.read(Path(path)) for path in paths]
+        for task in self._tasks:
+            few = task.structures.part(0, min(task.settings.at_a_time, Queue(len(task.structures), n_sharing=n_sharing).share))
+            self._prepare(replace(task.settings, max_steps=WARM_UP_STEPS))(few, Queue(len(few)))
+        self._relax = [self._prepare(task.settings) for task in self._tasks]
+        self._relaxed: list[list[Relaxed]] = [[] for _ in self._tasks]
 
-    def run(self, path: str, n_sharing: int) -> tuple[float, float, float]:
-        """Relax what the queue gives; return when that began and ended, by the clock that all processes share, and its CPU time."""
-        structures = self._task.structures
-        at_a_time = self._task.settings.at_a_time
+    def run(self, which: int, path: str, n_sharing: int) -> tuple[float, float, float]:
+        """Do a task on what the queue gives; return when it began and ended, by the clock that all processes share, and its CPU time."""
+        structures, relax = self._tasks[which].structures, self._relax[which]
+        at_a_time = self._tasks[which].settings.at_a_time
         cpu_start, start = process_time(), monotonic()
         if at_a_time < len(structures):
-            relaxed = joined([self._alone(structures, first, at_a_time) for first in range(0, len(structures), at_a_time)])
+            relaxed = joined([_alone(relax, structures, first, at_a_time) for first in range(0, len(structures), at_a_time)])
         else:
-            relaxed = self._relax(structures, Queue(len(structures), Path(path), n_sharing))
+            relaxed = relax(structures, Queue(len(structures), Path(path), n_sharing))
         end, cpu_end = monotonic(), process_time()
-        self._relaxed.append(relaxed)
+        self._relaxed[which].append(relaxed)
         return start, end, cpu_end - cpu_start
 
-    def _alone(self, structures: Structures, first: int, count: int) -> Relaxed:
-        part = structures.part(first, min(first + count, len(structures)))
-        relaxed = self._relax(part, Queue(len(part)))
-        return replace(relaxed, index=relaxed.index + first)
-
-    def answer(self, repeat: int, path: str) -> float:
-        """Write what was relaxed in a repeat; return the peak memory of the process so far, in MiB."""
-        write_relaxed(self._relaxed[repeat], Path(path))
+    def answer(self, which: int, repeat: int, path: str) -> float:
+        """Write what was relaxed in a repeat of a task; return the peak memory of the process so far, in MiB."""
+        write_relaxed(self._relaxed[which][repeat], Path(path))
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _alone(relax: RelaxFunction, structures: Structures, first: int, count: int) -> Relaxed:
+    part = structures.part(first, min(first + count, len(structures)))
+    relaxed = relax(part, Queue(len(part)))
+    return replace(relaxed, index=relaxed.index + first)

@@ -114,4 +114,5 @@ WORKLOADS: Final = {
     "B": Workload("periodic LJ argon, 32 and 108 atoms", "lj", ARGON, argon_crystal),
     "C": Workload("EMT Cu–Au supercells of 8–256 atoms", "emt", {}, copper_gold),
     "D": Workload("LJ argon of 1–500 atoms, a tenth of them with 20 times the steps", "lj", ARGON, heavy_tailed),
+    "H": Workload("those of B, with hooks and without", "lj", ARGON, argon_crystal),
 }

@@ -19,7 +19,7 @@ from numpy import ndarray
 
 from campaign.paths import CampaignPaths, ShardName
 
-PARTS: Final = ("startup", "steps", "model", "neighbours", "optimizer", "sink", "other")
+PARTS: Final = ("startup", "steps", "model", "neighbours", "optimizer", "sink", "waiting for disk", "other")
 """What a rank's time is spent on, in the order in which figures show it; records may have further ones."""
 
 

@@ -14,7 +14,7 @@ that wait in `set_aside.py`. What is left for here is admitting, leaving and cou
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Final
 
@@ -168,6 +168,8 @@ class Relaxation:
             self.dynamics._close_hooks()
             spent = self.statistics.total_s - before
             self.statistics.seconds["other"] += perf_counter() - start - spent
+            self.statistics.book_waiting("sink", _waited_s(self.dynamics.sinks))
+            self.statistics.book_waiting("optimizer", _waited_s(getattr(hook, "sink", None) for hook in self.dynamics.hooks))
         return self.statistics
 
     def _advance(self, batch: Batch) -> tuple[float, bool]:
@@ -377,6 +379,11 @@ def _finite_systems(batch: Batch) -> Tensor:
     bad = torch.zeros(batch.num_graphs, dtype=torch.int32, device=batch.device)
     bad.index_add_(0, batch.batch_idx, bad_atoms.to(torch.int32))
     return (bad == 0) & torch.isfinite(batch["cell"]).flatten(1).all(1)
+
+
+def _waited_s(sinks: Iterable[DataSink | None]) -> float:
+    # A sink that was written against the contract alone need not have it.
+    return sum(getattr(sink, "waited_s", 0.0) for sink in sinks)
 
 
 def _may_listen(hook: Hook) -> bool:

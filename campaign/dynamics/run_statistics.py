@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from campaign.outcomes import Outcome
 
-__all__ = ["RunStatistics"]
+__all__ = ["WAITING", "RunStatistics"]
+
+WAITING: Final = "waiting"
+"""The part of the time in which a write waited for those before it."""
 
 
 @dataclass(slots=True)
@@ -26,9 +30,11 @@ class RunStatistics:
     n_exchanges: int = 0
     """Times that systems left or came."""
     seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("steps", "model", "neighbors", "optimizer", "sink", "exchange", "other"), 0.0)
+        default_factory=lambda: dict.fromkeys(("steps", "model", "neighbors", "optimizer", "sink", WAITING, "exchange", "other"), 0.0)
     )
-    """Wall time by part: `steps` of bursts; of single steps `model`, `neighbors` and, hooks included, `optimizer` for the rest."""
+    """Wall time by part: `steps` of bursts; of single steps `model`, `neighbors` and, hooks included, `optimizer` for the rest.
+    `waiting` is for sinks that had no room, since what was written before was not on disk yet; it is in no other part."""
+    _waited_in: dict[str, float] = field(default_factory=dict)
 
     @property
     def n_left(self) -> int:
@@ -39,3 +45,18 @@ class RunStatistics:
     def total_s(self) -> float:
         """Wall time."""
         return sum(self.seconds.values())
+
+    def book_waiting(self, part: str, waited_s: float) -> None:
+        """Take out of a part what writes within it have waited since the run began, and count it as waiting.
+
+        >>> statistics = RunStatistics()
+        >>> statistics.seconds["sink"] = 5.0
+        >>> statistics.book_waiting("sink", waited_s=2.0)
+        >>> statistics.book_waiting("sink", waited_s=2.5)
+        >>> statistics.seconds["sink"], statistics.seconds["waiting"], statistics.total_s
+        (2.5, 2.5, 5.0)
+        """
+        new_s = waited_s - self._waited_in.get(part, 0.0)
+        self._waited_in[part] = waited_s
+        self.seconds[part] -= new_s
+        self.seconds[WAITING] += new_s

@@ -60,6 +60,8 @@ class ShardWriter:
         self._pending_bytes = 0
         self._since: float | None = None
         self._n_appended = 0
+        self.waited_s = 0.0
+        """Seconds for which `append` waited because too much was waiting already."""
         self._flush_asked = False
         self._state = "open"
         self._error: BaseException | None = None
@@ -116,7 +118,9 @@ class ShardWriter:
         with self._lock:
             self._raise_if_broken()
             while self._pending and self._pending_bytes + n_bytes > MAX_PENDING_BYTES:
+                since = time.monotonic()
                 self._lock.wait()
+                self.waited_s += time.monotonic() - since
                 self._raise_if_broken()
             if not len(counts):
                 return

@@ -14,7 +14,8 @@ from dataclasses import replace
 import torch
 
 from campaign.dynamics.relax import Relaxation, RelaxSettings
-from campaign.errors import MissingDeviceError
+from campaign.dynamics.run_statistics import WAITING
+from campaign.errors import FileWriteError, MissingDeviceError
 from campaign.models.registry import create_model
 from campaign.paths import ShardName
 from campaign.plan import RoundPlan
@@ -93,7 +94,11 @@ def run_rank(
             costs = {"device_seconds": time.time() - started_unix_s, "peak_memory_bytes": peak_memory_bytes(device)}
             results.annotate(costs)
     except Exception as error:
-        replace(record, state=RunState.FAILED, ended_unix_s=time.time(), error=f"{type(error).__name__}: {error}").write(paths)
+        try:
+            replace(record, state=RunState.FAILED, ended_unix_s=time.time(), error=f"{type(error).__name__}: {error}").write(paths)
+        except FileWriteError as another:
+            # On a disk that is full there is no room for the record either; what came first is what to tell.
+            error.add_note(f"the rank's record could not be written either: {another}")
         raise
     is_done = sampler.all_given and sum(statistics.n_finished.values()) == sampler.n_given
     record = replace(
@@ -157,7 +162,7 @@ def systems_in_flight(n_positions: int, n_ranks: int, most: int) -> int:
     return max(1, min(most, -(-n_positions // (2 * n_ranks))))
 
 
-_PARTS = {"neighbors": "neighbours"}
+_PARTS = {"neighbors": "neighbours", WAITING: "waiting for disk"}
 """Parts of the time whose names in records differ from those of the engine."""
 
 __all__ = ["choose_device", "relax_settings", "run_rank", "systems_in_flight"]

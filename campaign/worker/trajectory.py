@@ -77,6 +77,11 @@ class AfterTrajectory(DataSink):
         self._trajectory.close()
         self._results.close()
 
+    @property
+    def waited_s(self) -> float:
+        """Seconds for which results waited; the trajectory's own are those of its hook."""
+        return self._results.waited_s
+
     def __len__(self) -> int:
         return len(self._results)
 

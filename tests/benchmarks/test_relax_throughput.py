@@ -34,7 +34,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     output = tmp_path_factory.mktemp("figures") / "of this run.json"
-    sizes = ["--n", "A=1,3", "B=2", "C=2", "D=3", "--n-serial", "A=1", "B=1", "C=1"]
+    sizes = ["--n", "A=1,3", "B=2", "C=2", "D=3", "H=1", "--n-serial", "A=1", "B=1", "C=1"]
     ran = run("--quick", "--cores", "2", "--sides", "ours", "refilled", "fixed", "ase", *sizes, "--output", str(output))
     print(ran.stdout)
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -42,8 +42,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return contents
 
 
+def without_hooks(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [one for one in found if "hook" not in one]
+
+
 def of_side(found: dict[str, Any], side: str) -> Iterator[dict[str, Any]]:
-    return (figure for figure in found["figures"] if figure["side"] == side)
+    return (figure for figure in without_hooks(found["figures"]) if figure["side"] == side)
 
 
 def test_json_has_its_parts(found: dict[str, Any]) -> None:
@@ -56,7 +60,7 @@ def test_json_has_its_parts(found: dict[str, Any]) -> None:
 
 
 def test_each_side_has_a_right_answer_in_each_case(found: dict[str, Any]) -> None:
-    sides = sorted((figure["case"], figure["side"]) for figure in found["figures"])
+    sides = sorted((figure["case"], figure["side"]) for figure in without_hooks(found["figures"]))
     expected = [(case, side) for case in CASES[:4] for side in ("ase", "ours")] + [
         (CASES[4], side) for side in ("fixed", "ours", "refilled")
     ]
@@ -64,6 +68,7 @@ def test_each_side_has_a_right_answer_in_each_case(found: dict[str, Any]) -> Non
     for figure in found["figures"]:
         assert figure["disagreements"] == []
         assert figure["n_converged"] == figure["n_structures"]
+    for figure in without_hooks(found["figures"]):
         assert figure["n_processes"] == (1 if figure["n"] == 1 or figure["side"] == "ase" else 2)
         assert figure["structures_per_s"] > 0 and figure["structures_per_cpu_s"] > 0
         assert figure["atom_steps_per_s"] * min(figure["seconds"]) <= figure["atom_steps"] * (1 + 1e-9)
@@ -87,9 +92,10 @@ def test_idle_places_are_counted_where_steps_are(found: dict[str, Any]) -> None:
 
 
 def test_all_sides_take_the_same_steps(found: dict[str, Any]) -> None:
-    of = [(ratio["case"], ratio["of"]) for ratio in found["ratios"]]
+    ratios = without_hooks(found["ratios"])
+    of = [(ratio["case"], ratio["of"]) for ratio in ratios]
     assert of == [(case, "ours / ase") for case in CASES[:4]] + [(CASES[4], "refilled / fixed")]
-    for ratio in found["ratios"]:
+    for ratio in ratios:
         assert ratio["structures_per_s"] == pytest.approx(ratio["atom_steps_per_s"])
         assert ratio["largest_difference_in_steps"] == 0
 
@@ -100,6 +106,97 @@ def test_targets_of_a_run_say_against_whom(found: dict[str, Any]) -> None:
         assert set(target) == {"name", "at_least", "measured", "basis", "is_met"}
         assert target["is_met"] == (target["measured"] >= target["at_least"])
         assert target["basis"]
+
+
+def test_hooks_run_beside_none_and_write_what_they_should(found: dict[str, Any]) -> None:
+    hooked = [one for one in found["figures"] if "hook" in one]
+    kinds = [(one["case"], one["side"], one["has_network"], one["hook"]) for one in hooked]
+    with_network = [("H N=1", "ours", True, hook) for hook in ("", "snapshot", "converged")]
+    assert kinds == with_network + [("H N=1", "ours", False, hook) for hook in ("", "listener", "snapshot", "converged")]
+    for one in hooked:
+        assert one["n_structures"] == 2, "a batch of one in each process"
+        assert len(one["seconds"]) == 2
+        if one["hook"] == "converged":
+            assert one["n_written"] == one["n_converged"] == one["n_writes"] == 2
+        elif one["hook"] == "snapshot":
+            assert one["n_written"] == one["n_writes"] >= one["steps"]["max"] / 10
+        else:
+            assert one["n_written"] == one["n_writes"] == 0
+    assert len({(one["steps"]["min"], one["steps"]["max"]) for one in hooked}) == 1, "a hook changed the steps"
+    overheads = [ratio for ratio in found["ratios"] if "hook" in ratio]
+    assert [(ratio["of"], ratio["has_network"]) for ratio in overheads] == [
+        (f"ours with {hook} / without", has_network) for _, _, has_network, hook in kinds if hook
+    ]
+    for ratio in overheads:
+        assert {"wall", "cpu", "noise", "cpu_noise", "ms_per_step", "ms_per_write"} <= set(ratio)
+
+
+def hooked(load: Any, hook: str, seconds: list[float], n_writes: int, n_written: int, n: int = 128) -> Any:
+    """Return a made-up measurement of ours with a network: 20 steps of two structures, in two processes."""
+    exchange, measured, processes = load("sides.exchange"), load("sides.measured"), load("sides.processes")
+    structures = load("sides.workloads").WORKLOADS["H"].structures(2)
+    settings = exchange.Settings("lj", {}, 1e-3, 100, 2, 2, "", 1.0, 1, has_ballast=True, hook=hook)
+    steps, zeros = np.array([20, 11]), np.zeros((140, 3))
+    relaxed = exchange.Relaxed(np.arange(2), zeros, np.zeros(2), zeros, steps, np.ones(2, bool), n_writes=n_writes, n_written=n_written)
+    answer = processes.Answer(relaxed, seconds, [2 * second for second in seconds], 100.0, 2)
+    return measured.Measured(measured.Case("H", n, 2 * n), "ours", exchange.Task(settings, structures), answer, [])
+
+
+def test_overhead_is_that_of_the_fastest_and_has_a_target(load: Any) -> None:
+    overhead = load("sides.overhead")
+    without = hooked(load, "", [10.0, 12.0, 10.2], 0, 0)
+    snapshot = hooked(load, "snapshot", [10.4, 10.2, 13.0], 4, 4)
+    converged = hooked(load, "converged", [10.3, 10.2, 10.4], 2, 2)
+    found = list(overhead.overheads_of([without, snapshot, converged]))
+    assert [one.hook for one in found] == ["snapshot", "converged"]
+    assert (found[0].wall, found[0].cpu) == pytest.approx((0.02, 0.02))
+    assert found[0].noise == pytest.approx(0.02), "the middle one over the fastest"
+    assert found[0].ms_per_write == pytest.approx(200 / 2), "two writes in each of two processes"
+    assert found[0].ms_per_step == pytest.approx(500)
+    targets = list(overhead.targets_of([without.case], found))
+    assert [(target.name, target.is_met) for target in targets] == [
+        ("H N=128 with snapshot, as a share of the rate without", True),
+        ("H N=128 with converged, as a share of the rate without", False),
+    ]
+    small = [hooked(load, hook, [1.0], 2, 2, n=16) for hook in ("", "snapshot")]
+    found = list(overhead.overheads_of(small))
+    assert found[0].noise is None and list(overhead.targets_of([small[0].case], found)) == []
+
+
+def test_a_store_with_too_little_or_too_much_is_wrong(load: Any) -> None:
+    wrongly_written = load("sides.overhead")._wrongly_written
+    # Structures of 20 and 11 steps: two snapshots of each, every ten steps; none is there when it has left.
+    right = [("", 0, 0), ("listener", 0, 0), ("snapshot", 2, 4), ("snapshot", 3, 5), ("converged", 1, 2)]
+    wrong = [("", 1, 1), ("snapshot", 2, 3), ("snapshot", 2, 5), ("converged", 1, 1), ("converged", 2, 3)]
+    for hook, n_writes, n_written in right:
+        assert list(wrongly_written(hooked(load, hook, [1.0], n_writes, n_written))) == []
+    for hook, n_writes, n_written in wrong:
+        (text,) = wrongly_written(hooked(load, hook, [1.0], n_writes, n_written))
+        assert text.startswith(f"{n_written} systems are in the store of the hook")
+
+
+def test_ballast_is_work_and_changes_nothing(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from campaign.data import Batch
+    from campaign.hooks import DynamicsContext
+    from campaign.models.registry import create_model
+
+    ballast = load("sides.ballast")
+    one = load("sides.workloads").WORKLOADS["H"].structures(1)
+    positions = torch.from_numpy(one.positions)
+    first, second = (ballast.Ballast()(positions) for _ in range(2))
+    assert torch.equal(first, second) and float(first.abs().max()) > 0
+    model = create_model("lj", torch.float64, torch.device("cpu"), {})
+    batch = Batch.from_arrays(one.n_atoms, {"positions": one.positions, "atomic_numbers": one.numbers}, {"cell": one.cell, "pbc": one.pbc})
+    for hook in model.make_neighbor_hooks():
+        hook(DynamicsContext(batch=batch, model=model), hook.stage)
+    calls = []
+    alone = model(batch)["forces"].clone()
+    monkeypatch.setattr(ballast.Ballast, "forward", lambda self, given: calls.append(len(given)))
+    ballast.add_ballast(model)
+    assert torch.equal(model(batch)["forces"], alone)
+    assert calls == [len(positions)]
 
 
 def test_a_peer_that_ran_counts_and_one_that_did_not_is_estimated(load: Any) -> None:

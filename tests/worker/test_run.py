@@ -80,7 +80,7 @@ def test_all_inputs_are_relaxed_and_the_shard_says_how(tmp_path: Path) -> None:
     assert record.atom_steps == int((shard.read_system("n_steps").flatten() * shard.n_atoms()).sum())
     wall_s = (record.ended_unix_s or 0) - record.started_unix_s
     assert 0 < sum(record.seconds.values()) <= wall_s * 1.05
-    assert {"startup", "model", "neighbours", "optimizer", "sink"} <= record.seconds.keys()
+    assert {"startup", "model", "neighbours", "optimizer", "sink", "waiting for disk"} <= record.seconds.keys()
 
 
 def test_a_rank_that_is_asked_to_leave_commits_what_is_finished_and_the_next_attempt_does_the_rest(tmp_path: Path) -> None:

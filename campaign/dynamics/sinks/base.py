@@ -72,6 +72,11 @@ class DataSink(ABC):
         """Whether no further system fits."""
         return len(self) >= self.capacity
 
+    @property
+    def waited_s(self) -> float:
+        """Seconds for which writes waited for those before them; 0 for a sink that writes at once."""
+        return 0.0
+
     def drain(self) -> Batch:
         """Return all systems and remove them.
 

@@ -18,6 +18,7 @@ from zarr.storage import MemoryStore
 
 from campaign.data import Batch
 from campaign.dynamics.sinks.base import DataSink
+from campaign.dynamics.sinks.handover import DeviceHandover
 from campaign.dynamics.sinks.stored import (
     Row,
     Rows,
@@ -30,6 +31,7 @@ from campaign.dynamics.sinks.stored import (
 )
 from campaign.errors import ArgumentError, EmptySinkError, FieldError, StoreError, StoreNotFoundError
 from campaign.fields import FIELDS, NEIGHBOR_KEYS, Field, Group, Level
+from campaign.store.arrays import check_columns
 from campaign.store.layout import ATOM_CHUNK_ROWS, SYSTEM_CHUNK_ROWS, Chunking
 from campaign.store.reader import StoreReader
 from campaign.store.targets import describe, local_path, mapped_errors, open_target, run
@@ -54,10 +56,11 @@ _TORCH_DTYPES: Final = {
 class ZarrData(DataSink):
     """Up to `capacity` systems in a new store: at a local path, an `s3://` or `gs://` URL, or in a Zarr store object (a dict is memory).
 
-    The first write creates the store with the fields of its batch. A write hands the systems to a background thread and waits only when
-    much is waiting already; what it costs does not depend on what is stored. They are on disk when `flush`, `close` or `read` returns, or
-    a few seconds later. A store has one writer, ever: over an existing store this is a reader, which sees what is committed, until `zero`
-    removes it. Stores left open are closed when the program ends.
+    The first write creates the store with the fields of its batch. A write hands a copy of the systems to a background thread and waits
+    only when much is waiting already, see `waited_s`; what it costs does not depend on what is stored. From a CUDA device the copies are
+    queued, and the host goes on before they are made. Systems are on disk when `flush`, `close` or `read` returns, or a few seconds later.
+    What went wrong there, the next call tells. A store has one writer, ever: over an existing store this is a reader, which sees what is
+    committed, until `zero` removes it. Stores left open are closed when the program ends.
 
     Neighbour data is not stored. A field of another level per edge is refused.
 
@@ -100,7 +103,9 @@ class ZarrData(DataSink):
         self._attributes = dict(attributes or {})
         self._fields = None if fields is None else tuple(_declared(field) for field in fields)
         self._writer: ShardWriter | None = None
+        self._handover: DeviceHandover | None = None
         self._rows: Rows = {}
+        self._n_written = 0
         if self._fields is not None:
             self._writer = self._create(self._fields, self._attributes)
 
@@ -119,16 +124,34 @@ class ZarrData(DataSink):
         if self._fields is not None:
             left_out |= {key for key, _ in batch} - {field.name for field in self._fields}
         rows = rows_of(batch, left_out)
+        if rows != self._rows or self._writer is None:
+            self._prepare(rows)
+        self._hand_over(batch if len(systems) == batch.num_graphs else batch.index_select(systems, exclude_keys=left_out), rows)
+        self._rows = rows
+        self._n_written += len(systems)
+
+    def _prepare(self, rows: Rows) -> None:
+        """Check rows that were not met before, and create the store if this is the first write."""
         if self._rows:
             check_rows(self._where, self._rows, rows)
         fields = self._fields or tuple(_field_for(name, row) for name, row in rows.items())
+        nothing = {name: np.empty((0, *row.trailing), _checked_dtype(name, row)) for name, row in rows.items()}
+        check_columns(fields, np.zeros(0, np.int64), nothing, self._where)
         if self._writer is None:
             dtypes = {name: str(row.dtype).removeprefix("torch.") for name, row in rows.items()}
             self._writer = self._create(fields, {DTYPES_ATTRIBUTE: dtypes, **self._attributes})
-        chosen = batch.index_select(systems, exclude_keys=left_out)
-        columns = {key: tensor.detach().cpu().numpy() for key, tensor in chosen}
-        self._writer.append(chosen.atom_segments.lengths, columns)
-        self._rows = rows
+
+    def _hand_over(self, chosen: Batch, rows: Rows) -> None:
+        """Give all systems of a batch to the writer, which copies them, or queue copies on the device."""
+        if self._writer is None:
+            return  # never: `_prepare` creates it
+        n_atoms, tensors = chosen.atom_segments.lengths, {name: chosen[name].detach() for name in rows}
+        if self._handover is None and chosen.device.type == "cuda":
+            self._handover = DeviceHandover(self._writer.append)
+        if self._handover is not None:  # for batches in main memory too, once it is there: order is that of writing
+            self._handover.put(n_atoms, tensors)
+        else:
+            self._writer.append(n_atoms, {name: tensor.cpu().numpy() for name, tensor in tensors.items()})
 
     def read(self) -> Batch:
         """Return all systems as a batch in main memory, in the dtypes in which they were written; see `DataSink.read`.
@@ -160,8 +183,10 @@ class ZarrData(DataSink):
         """
         if self._writer is not None:
             self._writer.abandon()
-            _OPEN_WRITERS.discard(self._writer)
-            self._writer, self._rows = None, {}
+            if self._handover is not None:
+                self._handover.close()
+            _OPEN_SINKS.discard(self)
+            self._writer, self._handover, self._rows, self._n_written = None, None, {}, 0
         self._remove()
         if self._fields is not None:
             self._writer = self._create(self._fields, self._attributes)
@@ -182,7 +207,9 @@ class ZarrData(DataSink):
         Raises:
             StoreError, ResourceError: it could not be written.
         """
-        if self._writer is not None and self._writer in _OPEN_WRITERS:
+        if self._writer is not None and self in _OPEN_SINKS:
+            if self._handover is not None:
+                self._handover.finish()
             self._writer.flush()
 
     def close(self) -> None:
@@ -191,13 +218,18 @@ class ZarrData(DataSink):
         Raises:
             StoreError, ResourceError: something could not be written.
         """
-        if self._writer is not None:
-            _OPEN_WRITERS.discard(self._writer)
-            self._writer.close()
+        if self._writer is None:
+            return
+        _OPEN_SINKS.discard(self)
+        if self._handover is not None:
+            self._handover.close()
+        self._writer.close()
+        if self._handover is not None:
+            self._handover.finish()
 
     def __len__(self) -> int:
         if self._writer is not None:
-            return self._writer.n_appended
+            return self._n_written
         reader = self._open()
         return 0 if reader is None else reader.n_systems
 
@@ -206,10 +238,17 @@ class ZarrData(DataSink):
         """Number of systems that fit."""
         return self._capacity
 
+    @property
+    def waited_s(self) -> float:
+        """Seconds for which writes waited because too much was waiting for the disk."""
+        if self._handover is not None:
+            return self._handover.waited_s
+        return 0.0 if self._writer is None else self._writer.waited_s
+
     def _create(self, fields: Sequence[Field], attributes: Mapping[str, Any]) -> ShardWriter:
         chunking = Chunking(int(self._config["system_chunk_rows"]), int(self._config["atom_chunk_rows"]))
         writer = ShardWriter.create(self._target, fields, attributes, float(self._config["flush_s"]), chunking)
-        _OPEN_WRITERS.add(writer)
+        _OPEN_SINKS.add(self)
         return writer
 
     def _open(self) -> StoreReader | None:
@@ -231,15 +270,15 @@ class ZarrData(DataSink):
                 raise StoreError(f"{self._where} was to be emptied, but what is there is no store; it was left alone. Give another place.")
 
 
-_OPEN_WRITERS: Final[set[ShardWriter]] = set()
-"""Writers that were not closed yet."""
+_OPEN_SINKS: Final[set[ZarrData]] = set()
+"""Sinks whose writers were not closed yet."""
 
 
 def _close_all() -> None:
     raised: Exception | None = None
-    while _OPEN_WRITERS:
+    while _OPEN_SINKS:
         try:
-            _OPEN_WRITERS.pop().close()
+            _OPEN_SINKS.pop().close()
         except Exception as error:
             raised = raised or error
     if raised is not None:
@@ -277,12 +316,17 @@ def _field_for(name: str, row: Row) -> Field:
     if "/" in name:
         raise FieldError(f"{name!r} has a slash, which would be a folder in a store. Nothing was written. Rename the key.")
     known = FIELDS.get(name)
-    dtype = str(row.dtype).removeprefix("torch.")
-    if dtype not in _TORCH_DTYPES:
-        raise FieldError(f"{name!r} is {row}; a store holds {', '.join(_TORCH_DTYPES)}. Nothing was written. Convert the key.")
+    dtype = _checked_dtype(name, row)
     if known is None:
         return Field(name, row.level, dtype, row.trailing, "", "key of a batch")
     if known.level is not row.level or known.trailing != row.trailing or not np.can_cast(dtype, known.dtype, "safe"):
         declared = f"{known.dtype}{list(known.trailing)} per {known.level}"
         raise FieldError(f"{name!r} is {row}; the table of fields declares {declared}. Nothing was written. Convert or rename the key.")
     return known
+
+
+def _checked_dtype(name: str, row: Row) -> str:
+    dtype = str(row.dtype).removeprefix("torch.")
+    if dtype not in _TORCH_DTYPES:
+        raise FieldError(f"{name!r} is {row}; a store holds {', '.join(_TORCH_DTYPES)}. Nothing was written. Convert the key.")
+    return dtype

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +16,21 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from ase.cluster import Icosahedron
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import MemoryStore
 
-from campaign.data import Batch
-from campaign.dynamics.sinks import ZarrData
+from campaign.data import AtomicData, Batch
+from campaign.dynamics.hooks import SnapshotHook
+from campaign.dynamics.relax import Relaxation, RelaxSettings
+from campaign.dynamics.run_statistics import WAITING
+from campaign.dynamics.sinks import HostMemory, ZarrData
 from campaign.errors import ArgumentError, EmptySinkError, FieldError, ResourceError, StoreError, StoreExistsError
 from campaign.fields import FIELDS, RESULT_FIELDS, Field, Level
+from campaign.models.lennard_jones import LennardJonesModel
 from campaign.store.reader import StoreReader
+from campaign.store.writer import ShardWriter
 from campaign.testing.sink_contract import SinkContract, assert_same_systems, example_batch, with_neighbor_matrix
 
 
@@ -260,7 +269,89 @@ def test_config_is_checked() -> None:
         ZarrData({}, config={"flush": 1})
 
 
+# Waiting
+
+
+class _SlowStore(MemoryStore):
+    """A store in memory whose chunks arrive when they are let in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
+        while "/c/" in key and not self.gate.is_set():
+            await asyncio.sleep(0.01)
+        await super().set(key, value, byte_range)
+
+
+def test_a_write_that_waits_for_the_disk_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = example_batch([8] * 8)
+    n_bytes = sum(tensor.nbytes for _, tensor in batch)
+    monkeypatch.setattr("campaign.store.writer.MAX_PENDING_BYTES", 3 * n_bytes)
+    place = _SlowStore()
+    place.gate.set()
+    with ZarrData(place) as sink:
+        sink.write(batch)
+        assert sink.waited_s == 0.0, "there was room"
+        sink.flush()
+        place.gate.clear()
+        timer = threading.Timer(0.5, place.gate.set)
+        timer.start()
+        for first_id in range(0, 80, 8):
+            sink.write(example_batch([8] * 8, first_id))
+        assert place.gate.is_set(), "it did not wait"
+        assert sink.waited_s > 0.2
+        timer.join()
+        assert len(sink) == 88
+
+
+def test_what_a_run_waited_for_its_sinks_is_in_its_statistics() -> None:
+    class Waiting(HostMemory):
+        waited_s = 0.0
+
+        def write(self, batch: Batch, mask: torch.Tensor | None = None) -> None:
+            super().write(batch, mask)
+            time.sleep(0.02)
+            self.waited_s += 0.02
+
+    atoms = Icosahedron("Ar", 2, 1.5)
+    data = [AtomicData.from_atoms(atoms, dtype=torch.float64) for _ in range(3)]
+    batch = Batch.from_data_list(data)
+    batch["system_id"] = torch.arange(3).unsqueeze(1)
+
+    class Once:
+        exhausted = False
+
+        def next_batch(self, max_systems: int, max_atoms: int, device: torch.device) -> Batch | None:
+            self.exhausted = True
+            return batch
+
+    results, frames = Waiting(100), Waiting(10_000)
+    settings = RelaxSettings(fmax_ev_per_ang=0.01, max_steps=100)
+    relaxation = Relaxation(LennardJonesModel(rc=4.0, smooth=True), settings, Once(), [results], [SnapshotHook(frames, frequency=5)])
+    statistics = relaxation.run()
+    assert results.waited_s > 0 and frames.waited_s > results.waited_s
+    assert statistics.seconds[WAITING] == pytest.approx(results.waited_s + frames.waited_s)
+    assert all(seconds >= 0 for seconds in statistics.seconds.values()), "it is counted once"
+
+
 # Cost
+
+
+def test_a_write_of_all_systems_is_copied_by_the_writer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = example_batch()
+    seen = []
+
+    def append(writer: ShardWriter, n_atoms: Any, columns: dict[str, Any]) -> None:
+        seen.append({name: np.shares_memory(column, batch[name].numpy()) for name, column in columns.items()})
+
+    monkeypatch.setattr(ShardWriter, "append", append)
+    sink = ZarrData({})
+    sink.write(batch)
+    sink.write(batch, mask=torch.ones(4, dtype=torch.bool))
+    assert len(seen) == 2 and all(shared for columns in seen for shared in columns.values()), seen
+    sink.close()
 
 
 class _CountingStore(MemoryStore):
