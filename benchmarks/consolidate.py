@@ -188,7 +188,7 @@ def _write_shard(job: tuple[Path, NDArray[np.int64]]) -> None:
     folder, rows = job
     at = atom_rows(ptr, rows)[1]
     own = {field.name: columns[field.name][at if field.level == "atom" else rows] for field in RESULT_FIELDS}
-    write_plain_store(folder, RESULT_FIELDS, sizes[rows], own, {**shard_attributes(), "job_id": folder.name})
+    write_plain_store(folder, RESULT_FIELDS, sizes[rows], own, {**shard_attributes(), "job_id": folder.name, "device_seconds": 1.0})
 
 
 def heavy_tailed_sizes(n_structures: int) -> NDArray[np.int64]:

@@ -49,6 +49,9 @@ ATOM_BYTES: Final = sum(field_array(field, Chunking()).row_bytes for field in ST
 PACKAGE: Final = "relax-campaign"
 """This package's name in the versions that a shard has."""
 
+CLOSED_ATTRIBUTE: Final = "device_seconds"
+"""Root attribute that a shard has from its rank's end on."""
+
 LARGE_BYTES: Final = 2**40
 """Values of a campaign from which on consolidation takes processes rather than threads, if nobody says."""
 
@@ -114,8 +117,6 @@ def _consolidate(
     with mapped_errors(str(paths.root), "removing what killed writers left behind in"):
         for published in (paths.store, paths.trajectory):
             recover_folder(published)
-        for folder in (paths.shards, paths.trajectory_shards):
-            sweep_partial(folder, PARTIAL_AGE_S)
     inputs = StoreReader.open(paths.inputs)
     rejected = inputs.read_system("outcome")[:, 0] == Outcome.INVALID
     names = paths.shard_names()
@@ -124,6 +125,11 @@ def _consolidate(
     for name, folder in folders.items():
         index, attributes_of[name] = read_index(name, folder)
         indices.append(index)
+    # A rank that ended well left nothing behind, and to look into thousands of shards takes minutes.
+    closed = {name for name, attributes in attributes_of.items() if CLOSED_ATTRIBUTE in attributes}
+    with mapped_errors(str(paths.root), "removing what killed writers left behind in"):
+        for folder in (paths.shards, paths.trajectory_shards):
+            sweep_partial(folder, PARTIAL_AGE_S, closed)
     earlier = _results_of_removed_shards(paths, indices, rejected)
     if earlier is not None:
         # Last in the order of names, so a shard that is there always counts more.

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from campaign.errors import StoreError
@@ -45,7 +46,7 @@ def usable_cores() -> int:
 
 
 @contextmanager
-def connected(workers: DaskWorkers | Client, budget_bytes: int, is_large: bool = False) -> Iterator[Connection]:
+def connected(workers: DaskWorkers | Client, budget_bytes: int, is_large: bool = False, timeout_s: float = 30.0) -> Iterator[Connection]:
     """Yield a connection to `workers`; what was started for it ends with the block. A Client is used as it is.
 
     `auto` takes processes where the campaign is large, else threads: starting processes takes seconds. `budget_bytes` is for one machine:
@@ -63,7 +64,7 @@ def connected(workers: DaskWorkers | Client, budget_bytes: int, is_large: bool =
         from distributed import Client
 
         try:
-            client = Client(workers.address, timeout=30)  # type: ignore[no-untyped-call]
+            client = Client(workers.address, timeout=timeout_s)  # type: ignore[no-untyped-call]
         except (OSError, TimeoutError, ValueError) as error:
             raise StoreError(
                 f"there is no Dask scheduler at {workers.address!r}: {error}. Give an address such as tcp://10.0.0.1:8786, which "
@@ -97,6 +98,6 @@ def _local_cluster(n_workers: int) -> Iterator[Client]:
 
 
 def _dashboard(client: Client) -> str | None:
-    """Return the link of the scheduler's pages, if it has any."""
-    info = client.scheduler_info()  # type: ignore[no-untyped-call]
-    return str(client.dashboard_link) if "dashboard" in info.get("services", {}) else None
+    """Return the link of the scheduler's pages, if it has any: they need bokeh."""
+    services = client.scheduler_info().get("services", {})  # type: ignore[no-untyped-call]
+    return str(client.dashboard_link) if "dashboard" in services and find_spec("bokeh") is not None else None

@@ -7,10 +7,12 @@ file does not decode, the reader is asked too, since it names what is wrong.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -23,6 +25,9 @@ from campaign.store.chunk_codec import ChunkCodec, check_chunk, chunk_codec
 from campaign.store.consolidation_plan import ConsolidationPlan, OutputRange, ShardIndex
 from campaign.store.csr import check_pointers, pointers, split_by_budget
 from campaign.store.reader import READ_BYTES, StoreReader
+
+_LENGTH: Final = re.compile(rb'"shape": *\[\s*(\d+)')
+"""The number of rows in an array's document; `"chunk_shape"` does not match."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,6 +91,9 @@ def gather(rows: RowMap, part: OutputRange, field: Field, carried: bool) -> NDAr
         if not len(at):
             continue
         array = open_chunks(folder, field)
+        if array is not None and part.level is Level.SYSTEM:
+            array.copy_rows(out, rows.row[at], at - part.start)
+            continue
         if array is not None:
             array.copy_into(out, _pieces(rows, part, at))
             continue
@@ -156,11 +164,7 @@ class PlainChunks:
         begin, end, place = pieces.begin, pieces.end, pieces.place
         if not len(begin):
             return
-        if int(end[-1]) > self.n_rows:
-            raise StoreDamagedError(
-                f"{self.folder}/{self.path} has {self.n_rows} rows, but row {int(end[-1]) - 1} is committed. "
-                "The file was changed, cut or lost: restore it, or drop this store and compute its rows again."
-            )
+        self._check_length(int(end[-1]))
         size = self.codec.chunk_rows
         for chunk in range(int(begin[0]) // size, -(-int(end[-1]) // size)):
             low, high = chunk * size, (chunk + 1) * size
@@ -171,6 +175,26 @@ class PlainChunks:
             start = np.maximum(begin[first:last], low)
             stop = np.minimum(end[first:last], high)
             _scatter(out, self.rows(chunk), start - low, stop - start, place[first:last] + (start - begin[first:last]))
+
+    def copy_rows(self, out: NDArray[Any], rows: Int64[ndarray, " M"], places: Int64[ndarray, " M"]) -> None:
+        """Copy rows of the array, sorted, to their places in `out`.
+
+        Raises:
+            StoreDamagedError: a chunk is missing or damaged, or the array is too short.
+        """
+        self._check_length(int(rows[-1]) + 1)
+        size = self.codec.chunk_rows
+        for chunk in range(int(rows[0]) // size, int(rows[-1]) // size + 1):
+            first, last = np.searchsorted(rows, [chunk * size, (chunk + 1) * size])
+            if first < last:
+                out[places[first:last]] = self.rows(chunk)[rows[first:last] - chunk * size]
+
+    def _check_length(self, n_rows: int) -> None:
+        if n_rows > self.n_rows:
+            raise StoreDamagedError(
+                f"{self.folder}/{self.path} has {self.n_rows} rows, but row {n_rows - 1} is committed. "
+                "The file was changed, cut or lost: restore it, or drop this store and compute its rows again."
+            )
 
     def _file(self, chunk: int) -> bytes:
         with open(f"{self.folder}/{self.path}/c/{chunk}{'/0' * len(self.codec.trailing)}", "rb", buffering=0) as file:  # noqa: PTH123
@@ -192,14 +216,22 @@ def open_array(folder: str, path: str, dtype: str, trailing: tuple[int, ...]) ->
     """Return an array of such rows if it lies in plain chunks of our own codecs."""
     try:
         with open(f"{folder}/{path}/zarr.json", "rb", buffering=0) as file:  # noqa: PTH123
-            document = json.loads(file.read())
-        if document["codecs"][0]["name"] == "sharding_indexed":
+            raw = file.read()
+        # Documents of one array in thousands of shards differ in the number of rows alone; the rest is parsed once.
+        length = _LENGTH.search(raw)
+        if length is None:
             return None
-        codec = chunk_codec(document)
-        n_rows = int(document["shape"][0])
+        codec = _plain_codec(raw[: length.start(1)] + b"0" + raw[length.end(1) :])
+        n_rows = int(length.group(1))
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None  # the reader says what is wrong with it
     return PlainChunks(folder, path, n_rows, codec) if codec is not None and (codec.dtype, codec.trailing) == (dtype, trailing) else None
+
+
+@lru_cache(maxsize=256)
+def _plain_codec(raw: bytes) -> ChunkCodec | None:
+    document = json.loads(raw)
+    return None if document["codecs"][0]["name"] == "sharding_indexed" else chunk_codec(document)
 
 
 def _pieces(rows: RowMap, part: OutputRange, at: Int64[ndarray, " M"]) -> Pieces:
