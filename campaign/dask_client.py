@@ -99,5 +99,5 @@ def _local_cluster(n_workers: int) -> Iterator[Client]:
 
 def _dashboard(client: Client) -> str | None:
     """Return the link of the scheduler's pages, if it has any: they need bokeh."""
-    services = client.scheduler_info().get("services", {})  # type: ignore[no-untyped-call]
+    services = client.scheduler_info().get("services", {})
     return str(client.dashboard_link) if "dashboard" in services and find_spec("bokeh") is not None else None

@@ -70,7 +70,7 @@ def asked_workers(spec: CampaignSpec, scheduler: str | None = None) -> Iterator[
 @contextmanager
 def _slurm_client(spec: CampaignSpec) -> Iterator[Client]:
     try:
-        from dask_jobqueue import SLURMCluster
+        from dask_jobqueue.slurm import SLURMCluster
     except ImportError:
         raise SpecError(
             'consolidate.workers is "slurm", which needs dask-jobqueue. Install it (pip install dask-jobqueue), or choose "auto", '
@@ -81,5 +81,5 @@ def _slurm_client(spec: CampaignSpec) -> Iterator[Client]:
     with SLURMCluster(**jobqueue_parameters(spec)) as cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
         cluster.scale(jobs=n_jobs(spec))
         # One is enough to begin; those that wait in the queue join later.
-        client.wait_for_workers(1)  # type: ignore[no-untyped-call]
+        client.wait_for_workers(1)
         yield client

@@ -27,7 +27,7 @@ from campaign.store.chunk_codec import ChunkCodec, chunk_codec, join_chunks
 from campaign.store.consolidation_plan import ConsolidationPlan, OutputRange, systems_of_atoms
 from campaign.store.csr import pointers
 from campaign.store.durable import make_folder_durably
-from campaign.store.gathering import PlainChunks, RowMap, copied_chunks, gather
+from campaign.store.gathering import Chunks, RowMap, copied_chunks, gather
 from campaign.store.layout import (
     ArraySpec,
     Chunking,
@@ -201,12 +201,11 @@ def _write_object(recipe: Recipe, spec: ArraySpec, codec: ChunkCodec | None, num
     if codec is None or codec.is_text:
         run(write_objects(encoder(store, spec), spec, number, rows))
         return
-    # Chunks of zeros are written like others: one that is missing is then always damage.
-    chunks = [codec.encode(rows[at : at + spec.chunk_rows]) for at in range(0, spec.object_rows, spec.chunk_rows)]
-    set_bytes(store, spec.chunk_key(number), join_chunks(chunks))
+    chunks = [codec.encode(rows[at : at + spec.chunk_rows]) for at in range(0, len(rows), spec.chunk_rows)]
+    set_bytes(store, spec.chunk_key(number), join_chunks(chunks, spec.object_rows // spec.chunk_rows))
 
 
-def _copy_objects(recipe: Recipe, spec: ArraySpec, chunks: PlainChunks, part: OutputRange, first: int, last: int) -> None:
+def _copy_objects(recipe: Recipe, spec: ArraySpec, chunks: Chunks, part: OutputRange, first: int, last: int) -> None:
     """Put output shards together from chunks as they are, without decoding them."""
     store = open_target(recipe.target)
     per_object = spec.object_rows // spec.chunk_rows
@@ -214,8 +213,7 @@ def _copy_objects(recipe: Recipe, spec: ArraySpec, chunks: PlainChunks, part: Ou
     for number in range(first, last):
         at = range(number * per_object, (number + 1) * per_object)
         raw = [chunks.raw(chunk) for chunk in at if chunk < n_chunks]
-        raw += [chunks.codec.unused()] * (per_object - len(raw))
-        set_bytes(store, spec.chunk_key(number), join_chunks(raw))
+        set_bytes(store, spec.chunk_key(number), join_chunks(raw, per_object))
 
 
 def _piece(recipe: Recipe, part: OutputRange, start: int, stop: int) -> OutputRange:
@@ -248,7 +246,7 @@ def _compute(recipe: Recipe, plan: ConsolidationPlan, client: Client | None, on_
 
         # Sent once to each worker. Not pure: a range is written again when it is asked for again, whatever Dask remembers.
         shared = client.scatter(recipe, broadcast=True, hash=False)  # type: ignore[no-untyped-call]
-        futures = [client.submit(write_range, shared, part, pure=False, priority=-at) for at, part in enumerate(plan.ranges)]  # type: ignore[no-untyped-call]
+        futures = [client.submit(write_range, shared, part, pure=False, priority=-at) for at, part in enumerate(plan.ranges)]
         for future in as_completed(futures):  # type: ignore[no-untyped-call]
             count(future.result())
         return done

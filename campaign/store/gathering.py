@@ -1,12 +1,13 @@
 """Bringing the rows of one array together from many stores: each chunk is read and decoded once, and its rows go to their places.
 
-What lies in plain chunks of our own is read file by file; all else (output shards, text, other codecs) goes through the reader. Where a
+What lies in chunks of our own is read chunk by chunk; all else (text, other codecs) goes through the reader. Where a
 file does not decode, the reader is asked too, since it names what is wrong.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from campaign.errors import StoreDamagedError
 from campaign.fields import FIELDS, Field, Level
-from campaign.store.chunk_codec import ChunkCodec, check_chunk, chunk_codec
+from campaign.store.chunk_codec import ChunkCodec, check_chunk, chunk_codec, chunk_index, index_bytes
 from campaign.store.consolidation_plan import ConsolidationPlan, OutputRange, ShardIndex
 from campaign.store.csr import check_pointers, pointers, split_by_budget
 from campaign.store.reader import READ_BYTES, StoreReader
@@ -105,7 +106,7 @@ def gather(rows: RowMap, part: OutputRange, field: Field, carried: bool) -> NDAr
     return out
 
 
-def copied_chunks(rows: RowMap, field: Field, codec: ChunkCodec | None) -> PlainChunks | None:
+def copied_chunks(rows: RowMap, field: Field, codec: ChunkCodec | None) -> Chunks | None:
     """Return the chunks of source 0 if those of the new array have the very same bytes: all of its rows, and the same codec."""
     if codec is None or not _is_range(rows.system_ids):
         return None
@@ -115,13 +116,14 @@ def copied_chunks(rows: RowMap, field: Field, codec: ChunkCodec | None) -> Plain
 
 
 @dataclass(frozen=True, slots=True)
-class PlainChunks:
-    """An array of `n_rows` rows whose chunks are files of their own."""
+class Chunks:
+    """An array of `n_rows` rows whose chunks are files of their own, or lie `per_file` in a file if that is not 0."""
 
     folder: str
     path: str
     n_rows: int
     codec: ChunkCodec
+    per_file: int
 
     def raw(self, chunk: int) -> bytes:
         """Return the bytes of a chunk whose checksum is right.
@@ -153,7 +155,8 @@ class PlainChunks:
         """
         n_chunks = -(-n_rows // self.codec.chunk_rows)
         parts = [np.zeros((0, *self.codec.trailing), dtype=self.codec.dtype), *(self.rows(chunk) for chunk in range(n_chunks))]
-        return np.concatenate(parts)[:n_rows]
+        found: NDArray[Any] = np.concatenate(parts)[:n_rows]
+        return found
 
     def copy_into(self, out: NDArray[Any], pieces: Pieces) -> None:
         """Copy pieces of the array to their places in `out`.
@@ -197,8 +200,16 @@ class PlainChunks:
             )
 
     def _file(self, chunk: int) -> bytes:
-        with open(f"{self.folder}/{self.path}/c/{chunk}{'/0' * len(self.codec.trailing)}", "rb", buffering=0) as file:  # noqa: PTH123
-            return file.read()
+        number, place = divmod(chunk, self.per_file) if self.per_file else (chunk, 0)
+        with open(f"{self.folder}/{self.path}/c/{number}{'/0' * len(self.codec.trailing)}", "rb", buffering=0) as file:  # noqa: PTH123
+            if not self.per_file:
+                return file.read()
+            file.seek(-index_bytes(self.per_file), os.SEEK_END)
+            start, size = chunk_index(file.read(), self.per_file)[place].tolist()
+            if start + size > file.tell():
+                raise StoreDamagedError("it does not have the chunk.")
+            file.seek(start)
+            return file.read(size)
 
     def _named(self, chunk: int, error: Exception) -> StoreDamagedError:
         """Return the error that names the file; the reader raises it itself if it finds the same."""
@@ -207,13 +218,13 @@ class PlainChunks:
         return StoreDamagedError(f"{self.folder}/{self.path} chunk {chunk}: {error} Restore the file, or drop this store.")
 
 
-def open_chunks(folder: str, field: Field, text_too: bool = False) -> PlainChunks | None:
-    """Return the array of a field if it lies in plain chunks of our own codecs with the rows that the table says."""
+def open_chunks(folder: str, field: Field, text_too: bool = False) -> Chunks | None:
+    """Return the array of a field if it lies in chunks of our own codecs with the rows that the table says."""
     return None if field.dtype == "string" and not text_too else open_array(folder, field.path, field.dtype, field.trailing)
 
 
-def open_array(folder: str, path: str, dtype: str, trailing: tuple[int, ...]) -> PlainChunks | None:
-    """Return an array of such rows if it lies in plain chunks of our own codecs."""
+def open_array(folder: str, path: str, dtype: str, trailing: tuple[int, ...]) -> Chunks | None:
+    """Return an array of such rows if it lies in chunks of our own codecs."""
     try:
         with open(f"{folder}/{path}/zarr.json", "rb", buffering=0) as file:  # noqa: PTH123
             raw = file.read()
@@ -221,17 +232,25 @@ def open_array(folder: str, path: str, dtype: str, trailing: tuple[int, ...]) ->
         length = _LENGTH.search(raw)
         if length is None:
             return None
-        codec = _plain_codec(raw[: length.start(1)] + b"0" + raw[length.end(1) :])
+        codec, per_file = _parsed(raw[: length.start(1)] + b"0" + raw[length.end(1) :])
         n_rows = int(length.group(1))
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None  # the reader says what is wrong with it
-    return PlainChunks(folder, path, n_rows, codec) if codec is not None and (codec.dtype, codec.trailing) == (dtype, trailing) else None
+    return (
+        Chunks(folder, path, n_rows, codec, per_file) if codec is not None and (codec.dtype, codec.trailing) == (dtype, trailing) else None
+    )
 
 
 @lru_cache(maxsize=256)
-def _plain_codec(raw: bytes) -> ChunkCodec | None:
+def _parsed(raw: bytes) -> tuple[ChunkCodec | None, int]:
     document = json.loads(raw)
-    return None if document["codecs"][0]["name"] == "sharding_indexed" else chunk_codec(document)
+    codec = chunk_codec(document)
+    if codec is None or document["codecs"][0]["name"] != "sharding_indexed":
+        return codec, 0
+    inner = document["codecs"][0]["configuration"]
+    if inner["index_location"] != "end" or [one["name"] for one in inner["index_codecs"]] != ["bytes", "crc32c"]:
+        return None, 0
+    return codec, int(document["chunk_grid"]["configuration"]["chunk_shape"][0]) // codec.chunk_rows
 
 
 def _pieces(rows: RowMap, part: OutputRange, at: Int64[ndarray, " M"]) -> Pieces:

@@ -11,7 +11,7 @@ from numcodecs.vlen import VLenUTF8
 from numpy.typing import NDArray
 
 from campaign.fields import Field
-from campaign.store.chunk_codec import chunk_codec
+from campaign.store.chunk_codec import ChunkCodec, chunk_codec, join_chunks
 from campaign.store.csr import pointers
 from campaign.store.layout import ArraySpec, Chunking, field_array, group_document, group_names, meta_arrays, root_document
 from campaign.store.targets import encode_document
@@ -47,13 +47,17 @@ def _write_array(folder: Path, spec: ArraySpec, rows: NDArray[Any]) -> None:
         raise NotImplementedError(f"{spec.path} has codecs that are not written here: {document['codecs']}")
     (folder / spec.path).mkdir()
     (folder / spec.path / "zarr.json").write_bytes(encode_document(document))
-    for at in range(0, len(rows), spec.chunk_rows):
-        part = rows[at : at + spec.chunk_rows]
-        if codec.is_text:
-            padded = np.concatenate([np.asarray(part, dtype=object), np.full(spec.chunk_rows - len(part), "", dtype=object)])
-            raw = codec.compress(np.frombuffer(VLenUTF8().encode(padded), dtype=np.uint8))
-        else:
-            raw = codec.encode(part)
-        path = folder / spec.chunk_key(at // spec.chunk_rows)
+    chunks = [_chunk(codec, rows[at : at + spec.chunk_rows]) for at in range(0, len(rows), spec.chunk_rows)]
+    per_file = spec.object_rows // spec.chunk_rows
+    for number in range(-(-len(chunks) // per_file)):
+        group = chunks[number * per_file : (number + 1) * per_file]
+        path = folder / spec.chunk_key(number)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(raw)
+        path.write_bytes(join_chunks(group, per_file) if spec.shard_rows else group[0])
+
+
+def _chunk(codec: ChunkCodec, rows: NDArray[Any]) -> bytes:
+    if not codec.is_text:
+        return codec.encode(rows)
+    padded = np.concatenate([np.asarray(rows, dtype=object), np.full(codec.chunk_rows - len(rows), "", dtype=object)])
+    return codec.compress(np.frombuffer(VLenUTF8().encode(padded), dtype=np.uint8))
