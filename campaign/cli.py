@@ -125,15 +125,25 @@ def consolidate(
     allow_incomplete: Annotated[
         bool, typer.Option("--allow-incomplete", help="Leave inputs without an outcome out; verify will name them.")
     ] = False,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Let the workers of a running Dask scheduler do it, such as tcp://10.0.0.1:8786.")
+    ] = None,
+    to: Annotated[str | None, typer.Option(metavar="URL", help="Publish at an s3:// or gs:// URL, where no store is yet.")] = None,
 ) -> None:
     """Consolidate the per-rank shards into store.zarr."""
-    from campaign.consolidate import run_consolidate
     from campaign.paths import CampaignPaths
+    from campaign.spec import read_frozen_spec
+    from campaign.terminal import TerminalObserver
+    from slurm.run import consolidate as consolidate_as_asked
 
     paths = CampaignPaths.open(directory)
-    report = run_consolidate(paths, allow_mixed=allow_mixed, allow_incomplete=allow_incomplete)
+    with TerminalObserver() as observer:
+        observer.started("consolidate")
+        report = consolidate_as_asked(
+            paths, read_frozen_spec(paths), observer, scheduler, allow_mixed=allow_mixed, allow_incomplete=allow_incomplete, target=to
+        )
     missing = f", {report.n_missing} inputs without an outcome" if report.n_missing else ""
-    typer.echo(f"{paths.store}: {report.n_systems} structures, {report.n_duplicates} duplicate rows left out{missing}")
+    typer.echo(f"{report.store}: {report.n_systems} structures, {report.n_duplicates} duplicate rows left out{missing}")
 
 
 @app.command()

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from campaign.errors import SpecError, UnknownKeyError
 from campaign.files import create_whole
@@ -152,6 +152,24 @@ class ExecutionSection(_Section):
     slurm: SlurmSection = SlurmSection.model_validate({})
 
 
+class ConsolidateSection(_Section):
+    """`[consolidate]`: who makes the store, with how much memory."""
+
+    workers: Literal["auto", "threads", "local", "scheduler", "slurm"] = Field(
+        "auto", description="threads, processes on this machine (local), a Dask scheduler, or jobs of SLURM; auto is one of the first two"
+    )
+    n_workers: int = Field(0, ge=0, description="threads, processes or jobs; 0 takes one for each core, and as many jobs as array tasks")
+    scheduler: str | None = Field(None, min_length=1, description="address of the Dask scheduler, such as tcp://10.0.0.1:8786")
+    memory_gb: float = Field(2.0, gt=0, strict=False, description="memory of one machine's share of the work")
+
+    @field_validator("scheduler")
+    @classmethod
+    def _wanted(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("workers") != "scheduler":
+            raise ValueError('does nothing unless consolidate.workers is "scheduler"; set that, or leave it out')
+        return value
+
+
 class CampaignSpec(_Section):
     """A whole spec. Frozen: the copy in the campaign directory never changes."""
 
@@ -161,6 +179,13 @@ class CampaignSpec(_Section):
     relax: RelaxSection
     trajectory: TrajectorySection = TrajectorySection.model_validate({})
     execution: ExecutionSection = ExecutionSection.model_validate({})
+    consolidate: ConsolidateSection = ConsolidateSection.model_validate({})
+
+    @model_validator(mode="after")
+    def _has_scheduler(self) -> CampaignSpec:
+        if self.consolidate.workers == "scheduler" and self.consolidate.scheduler is None:
+            raise ValueError('consolidate.workers is "scheduler" and consolidate.scheduler is missing; give its address')
+        return self
 
     @property
     def paths(self) -> CampaignPaths:

@@ -53,6 +53,12 @@ ranks_per_task = 2                    # one per GPU or core
 # mem_gb = 32
 # setup = ["module load openmpi"]
 # launcher = "srun-pmix"              # srun-pmix | srun-pmi2 | mpirun | none
+
+[consolidate]
+workers = "auto"                      # auto | threads | local | scheduler | slurm
+# n_workers = 0                       # 0: a thread or process for each core, a job for each array task
+# scheduler = "tcp://10.0.0.1:8786"   # for workers = "scheduler"
+memory_gb = 2.0                       # of this machine; with scheduler and slurm of each worker
 """
 
 

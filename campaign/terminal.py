@@ -18,6 +18,7 @@ from campaign.progress import read_progress
 from campaign.timings import read_timings
 
 if TYPE_CHECKING:
+    from campaign.dask_client import Connection
     from campaign.verify import VerifyReport
     from slurm.run import CampaignResult
 
@@ -80,6 +81,16 @@ class TerminalObserver:
         """Show how many structures were read."""
         if self._bar is not None:
             self._bars.update(self._bar, completed=n_done, total=n_total, rate="structures read")
+
+    def connected(self, connection: Connection) -> None:
+        """Say where the workers can be watched."""
+        if connection.dashboard is not None:
+            self._console.print(f"dashboard    {escape(connection.dashboard)}")
+
+    def consolidated(self, n_done: int, n_total: int) -> None:
+        """Show how many MB of the store are written."""
+        if self._bar is not None:
+            self._bars.update(self._bar, completed=n_done // 10**6, total=max(n_total // 10**6, 1), rate="MB written")
 
     def progress(self, progress: CampaignProgress) -> None:
         """Show how many inputs have an outcome, the rate, and when it will end."""

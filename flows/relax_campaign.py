@@ -15,6 +15,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 
+from campaign.dask_client import Connection
 from campaign.errors import CampaignError, SpecError
 from campaign.paths import CampaignPaths
 from campaign.progress import Progress
@@ -57,6 +58,14 @@ class ArtifactObserver:
             return
         self._next_update = now + UPDATE_INTERVAL_S
         update_progress_artifact(artifact_id=self._artifact, progress=100.0 * progress.n_done / max(progress.n_inputs, 1))
+
+    def consolidated(self, n_done: int, n_total: int) -> None:
+        """Consolidation is short; its task shows it."""
+
+    def connected(self, connection: Connection) -> None:
+        """Log where the workers of consolidation can be watched."""
+        if connection.dashboard is not None:
+            self._log.info("dashboard %s", connection.dashboard)
 
     def finished(self, arrow: str, seconds: float) -> None:
         """Log the time of an arrow."""

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from campaign.consolidate import ConsolidateReport, run_consolidate
+from campaign.dask_client import Connection
 from campaign.errors import CampaignExistsError
 from campaign.files import writing
 from campaign.ingest import run_ingest
@@ -22,6 +23,7 @@ from campaign.report import run_report
 from campaign.spec import CampaignSpec, read_frozen_spec
 from campaign.timings import append_timing
 from campaign.verify import VerifyReport, run_verify
+from slurm.dask_workers import asked_workers
 from slurm.drive import relax_until_done
 from slurm.steps import Step, call
 
@@ -40,6 +42,12 @@ class Observer(Protocol):
     def ingested(self, n_done: int, n_total: int | None) -> None:
         """Ingest has read `n_done` structures."""
 
+    def consolidated(self, n_done: int, n_total: int) -> None:
+        """Consolidation has written `n_done` of so many bytes."""
+
+    def connected(self, connection: Connection) -> None:
+        """Consolidation has its workers."""
+
     def finished(self, arrow: str, seconds: float) -> None:
         """An arrow has ended."""
 
@@ -54,6 +62,12 @@ class Silent:
         """Say nothing."""
 
     def ingested(self, n_done: int, n_total: int | None) -> None:
+        """Say nothing."""
+
+    def consolidated(self, n_done: int, n_total: int) -> None:
+        """Say nothing."""
+
+    def connected(self, connection: Connection) -> None:
         """Say nothing."""
 
     def finished(self, arrow: str, seconds: float) -> None:
@@ -104,6 +118,23 @@ def resume_campaign(paths: CampaignPaths, observer: Observer | None = None, step
     return _run(read_frozen_spec(paths), observer or Silent(), step)
 
 
+def consolidate(
+    paths: CampaignPaths, spec: CampaignSpec, observer: Observer, scheduler: str | None = None, **options: Any
+) -> ConsolidateReport:
+    """Consolidate with the workers and the memory that the spec asks for, or those of the scheduler at an address.
+
+    `options` are those of `run_consolidate`.
+
+    Raises:
+        CampaignError: whatever `run_consolidate` raises.
+    """
+    budget_bytes = int(spec.consolidate.memory_gb * 2**30)
+    with asked_workers(spec, scheduler) as workers:
+        return run_consolidate(
+            paths, workers, budget_bytes=budget_bytes, on_progress=observer.consolidated, on_connected=observer.connected, **options
+        )
+
+
 def _run(spec: CampaignSpec, observer: Observer, step: Step) -> CampaignResult:
     paths = spec.paths
 
@@ -123,7 +154,7 @@ def _run(spec: CampaignSpec, observer: Observer, step: Step) -> CampaignResult:
         progress = relax_until_done(paths, spec, on_progress=observer.progress, step=timed)
     consolidated, verified = None, None
     if not progress.n_left:
-        consolidated = timed("consolidate", lambda: run_consolidate(paths))
+        consolidated = timed("consolidate", lambda: consolidate(paths, spec, observer))
         verified = timed("verify", lambda: run_verify(paths))
     report = timed("report", lambda: run_report(paths))
     return CampaignResult(paths, read_progress(paths), consolidated, verified, report)

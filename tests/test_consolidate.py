@@ -16,6 +16,7 @@ import pytest
 
 from campaign.analysis import open_store
 from campaign.consolidate import run_consolidate
+from campaign.dask_client import DaskWorkers
 from campaign.errors import IncompleteError, ModelMismatchError, ResourceError, StoreDamagedError, StoreError
 from campaign.fields import CARRIED_FIELDS, INPUT_FIELDS, RESULT_FIELDS, STORE_FIELDS, TRAJECTORY_FIELDS
 from campaign.outcomes import RUNNING, Outcome
@@ -26,8 +27,9 @@ from campaign.store.audit import audit_store
 from campaign.store.digest import digest
 from campaign.store.durable import exclusive_lock
 from campaign.store.layout import RESERVED_ATTRIBUTES
+from campaign.store.trajectory import read_frames_ptr
 from campaign.testing.store_rows import made_up_columns
-from campaign.testing.synthetic import SyntheticSystems, synthetic_systems, write_shard, write_synthetic_campaign
+from campaign.testing.synthetic import SyntheticSystems, shard_attributes, synthetic_systems, write_shard, write_synthetic_campaign
 from campaign.worker.claims import plan_blocks
 from campaign.worker.claims.files import FileClaims
 from campaign.worker.inputs import InputSampler
@@ -119,7 +121,7 @@ def test_arrays_do_not_depend_on_how_many_ranks_did_the_work(tmp_path: Path, sys
 def test_a_cluster_gives_the_same(paths: CampaignPaths) -> None:
     run_consolidate(paths)
     before = digest(paths.store)
-    run_consolidate(paths, n_workers=1)
+    run_consolidate(paths, DaskWorkers("local", 1))
     assert digest(paths.store) == before
 
 
@@ -129,12 +131,32 @@ def test_results_of_two_models_are_not_mixed_unless_asked(paths: CampaignPaths, 
         writer.append(done.n_atoms, {field.name: done.columns[field.name] for field in RESULT_FIELDS})
     with pytest.raises(
         ModelMismatchError,
-        match=r"shards of 2 models \(model 9f2c9f2c9f2c: 4 from 0001.*model 0ther.*last, 0ther0ther0t: Remove shards/0001-.*--allow-mixed",
+        match=r"of 2 models \(model 9f2c9f2c9f2c: 4 from 0001.*model 0ther.*last, model 0ther0ther0t: Remove shards/0001-.*--allow-mixed",
     ):
         run_consolidate(paths)
     assert not paths.store.exists()
     run_consolidate(paths, allow_mixed=True)
     assert StoreReader.open(paths.store).attributes["model_fingerprints"] == ["0ther" * 12, "9f2c" * 16]
+
+
+def test_results_of_two_releases_are_not_mixed_unless_asked(paths: CampaignPaths, systems: SyntheticSystems) -> None:
+    attributes = shard_attributes()
+    with ShardWriter.create(paths.shard(LATER), RESULT_FIELDS, {**attributes, "versions": {"relax-campaign": "0.2.0"}}) as writer:
+        done = systems.take(np.array([0]))
+        writer.append(done.n_atoms, {field.name: done.columns[field.name] for field in RESULT_FIELDS})
+    with pytest.raises(
+        ModelMismatchError,
+        match=r"shards of 2 releases of this package \(0\.1\.0: 4 from 0001.*0\.2\.0: 1 from 0002.*last, 0\.2\.0: Remove.*--allow-mixed",
+    ):
+        run_consolidate(paths)
+    assert not paths.store.exists()
+    run_consolidate(paths, allow_mixed=True)
+    assert StoreReader.open(paths.store).attributes["releases"] == ["0.1.0", "0.2.0"]
+    # They are still two where the store stands in for shards that were removed.
+    shutil.rmtree(paths.shard(LATER))
+    shutil.rmtree(paths.shard(paths.shard_names()[0]))
+    with pytest.raises(ModelMismatchError, match="releases"):
+        run_consolidate(paths)
 
 
 def test_an_empty_shard_of_another_model_is_no_matter(paths: CampaignPaths) -> None:
@@ -247,6 +269,9 @@ def test_trajectories_are_sorted_and_of_the_run_that_counts(
         np.testing.assert_array_equal(reader.read_atoms("positions", [row])[1], expected["positions"])
         np.testing.assert_array_equal(reader.read_system("energy", [row]), expected["energy"])
     assert reader.attributes["n_left_out"] == 2
+    ptr = read_frames_ptr(paths.trajectory)
+    assert len(ptr) == 81 and np.diff(ptr).tolist() == [3 if number == system else 0 for number in range(80)]
+    assert reader.read_system("step", slice(*ptr[system : system + 2]))[:, 0].tolist() == [0, 10, 20]
 
 
 def test_a_report_is_plain_and_prints(paths: CampaignPaths) -> None:

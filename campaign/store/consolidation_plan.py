@@ -1,22 +1,24 @@
 """What consolidation will do, worked out on integers before a single array is opened.
 
-A plan says for each row of the new store which row of which source it is, and cuts the new store into ranges of whole output shards:
+A plan says for each row of the new store which row of which source it is, and cuts each array of the new store into ranges of whole
+output shards, as long as the memory budget allows:
 
-    systems  0         64k        128k        atoms  0          1M          2M
-             ├──────────┼──────────┼──┤              ├───────────┼───────────┼────┤
-               range 0    range 1   2                  range 3     range 4     5
+    positions  0         1M          2M            energy  0          64k        128k
+               ├─────────┴───────────┼─────┤               ├──────────┴──────────┴──┤
+                      range 0           1                            range 2
 
-Each range is one Dask task that writes the output shards of all fields of its level and touches no other; an atom range may begin and
-end inside a system. Source 0 is `inputs.zarr`, from which the rejects come; sources 1… are the per-rank shards in the order of their
-names. Where several have a row for the same key, the first source, and in it the first row, wins: earliest round, array task, rank,
-attempt. So the result depends on neither the order nor the number of shards, as long as their rows agree.
+Each range is one Dask task. It reads the chunks that its rows lie in, each once, and writes output shards that no other touches; an atom
+range may begin and end inside a system. Shards hold their systems in the order in which they finished, so a range needs nearly all of
+them, and long ranges mean few reads of the same chunk. Source 0 is `inputs.zarr`, from which the rejects come; sources 1… are the
+per-rank shards in the order of their names. Where several have a row for the same key, the first source, and in it the first row, wins:
+earliest round, array task, rank, attempt. So the result depends on neither the order nor the number of shards, as long as their rows agree.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -32,15 +34,21 @@ from campaign.store.reader import READ_BYTES
 CHUNKS_PER_SHARD: Final = 16
 """Chunks in a full output shard. A file then holds up to 65,536 systems or 1,048,576 atoms: 25 MB of positions."""
 
-DEFAULT_BUDGET_BYTES: Final = 2**30
-"""Memory that consolidation may use for data, over all Dask tasks that run at the same time in one process."""
+DEFAULT_BUDGET_BYTES: Final = 2**31
+"""Memory that one process of a consolidation may have, the interpreter and all of its Dask tasks included."""
+
+PROCESS_BYTES: Final = 128 * 2**20
+"""Of these, what a process has before it begins: Python, numpy, zarr, dask."""
+
+SYSTEM_BYTES: Final = 160
+"""And what each system takes: 44 bytes in the plan, the rest while it is made."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardIndex:
     """What the plan needs to know of one per-rank shard: its name and, row by row, system, size and, in a trajectory, step.
 
-    `rows` are the rows that count, if that is not all of them.
+    `rows` are the rows that count, if that is not all of them, and `atom_start` then says where the atoms of each begin.
     """
 
     name: str
@@ -48,6 +56,7 @@ class ShardIndex:
     n_atoms: Int64[ndarray, " M"]
     steps: Int64[ndarray, " M"] | None = None
     rows: Int64[ndarray, " M"] | None = None
+    atom_start: Int64[ndarray, " M"] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,8 +70,9 @@ class InputIndex:
 
 @dataclass(frozen=True, slots=True)
 class OutputRange:
-    """Rows `start:stop` of all arrays of one level: whole output shards. They belong to the systems `first:last` of the store."""
+    """Rows `start:stop` of one array: whole output shards. They belong to the systems `first:last` of the store."""
 
+    field: str
     level: Level
     start: int
     stop: int
@@ -72,11 +82,16 @@ class OutputRange:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConsolidationPlan:
-    """A whole consolidation. `source`, `row`, `system_ids` and `n_atoms` have one entry per row of the new store."""
+    """A whole consolidation. `source`, `row`, `atom_start`, `system_ids` and `n_atoms` have one entry per row of the new store.
+
+    `n_parallel` Dask tasks of at most `peak_bytes` each may run at the same time in a process that has `fixed_bytes` besides; together
+    they stay within `budget_bytes`.
+    """
 
     sources: tuple[str, ...]
     source: Int32[ndarray, " N"]
     row: Int64[ndarray, " N"]
+    atom_start: Int64[ndarray, " N"]
     system_ids: Int64[ndarray, " N"]
     n_atoms: Int64[ndarray, " N"]
     n_duplicates: int
@@ -84,17 +99,14 @@ class ConsolidationPlan:
     chunking: Chunking
     ranges: tuple[OutputRange, ...]
     peak_bytes: int
+    fixed_bytes: int
+    n_parallel: int
     budget_bytes: int
 
     @property
     def n_systems(self) -> int:
         """Rows of the new store."""
         return len(self.source)
-
-    @property
-    def n_parallel(self) -> int:
-        """Dask tasks that may run at the same time in one process within the budget."""
-        return max(self.budget_bytes // max(self.peak_bytes, 1), 1)
 
     def to_json(self) -> str:
         """Return the plan as JSON, arrays included."""
@@ -103,8 +115,8 @@ class ConsolidationPlan:
     def __str__(self) -> str:
         return (
             f"{self.n_systems} systems with {int(self.n_atoms.sum())} atoms from {len(self.sources)} sources, "
-            f"{self.n_duplicates} duplicates, {self.n_missing} missing; {len(self.ranges)} ranges, {self.peak_bytes / 2**20:.0f} MiB each, "
-            f"{self.n_parallel} at a time within {self.budget_bytes / 2**20:.0f} MiB"
+            f"{self.n_duplicates} duplicates, {self.n_missing} missing; {len(self.ranges)} ranges of up to {_mib(self.peak_bytes)} MiB, "
+            f"{self.n_parallel} at a time, and {_mib(self.fixed_bytes)} MiB besides, within {_mib(self.budget_bytes)} MiB"
         )
 
 
@@ -114,8 +126,10 @@ def plan_consolidation(
     fields: Sequence[Field],
     budget_bytes: int = DEFAULT_BUDGET_BYTES,
     allow_incomplete: bool = False,
+    n_threads: int = 1,
+    n_processes: int = 1,
 ) -> ConsolidationPlan:
-    """Plan a store that has each input once, sorted by `system_id`.
+    """Plan a store that has each input once, sorted by `system_id`, made by `n_threads` in each of `n_processes`.
 
     Raises:
         IncompleteError: inputs have no outcome and `allow_incomplete` is not set.
@@ -130,10 +144,11 @@ def plan_consolidation(
     """
     ordered = sorted(shards, key=lambda shard: shard.name)
     rejects = np.flatnonzero(inputs.reject_mask)
-    indices = [ShardIndex(inputs.name, rejects, inputs.n_atoms[rejects], rows=rejects), *ordered]
+    starts = pointers(inputs.n_atoms)[rejects]
+    indices = [ShardIndex(inputs.name, rejects, inputs.n_atoms[rejects], rows=rejects, atom_start=starts), *ordered]
     for index in ordered:
         _check_against_inputs(index, inputs)
-    ids, source, row = _joined(indices)
+    ids, source, row, atom_start = _joined(indices)
     system_ids, chosen = np.unique(ids, return_index=True)
     n_missing = len(inputs.n_atoms) - len(system_ids)
     if n_missing and not allow_incomplete:
@@ -143,23 +158,18 @@ def plan_consolidation(
             f"{n_missing} of {len(inputs.n_atoms)} inputs have no outcome (system_id {few}{', …' if n_missing > 5 else ''}); "
             "the store has each input once. Run `campaign resume`, or consolidate with --allow-incomplete (allow_incomplete)."
         )
-    chosen_source, chosen_row = source[chosen], row[chosen]
-    n_atoms = inputs.n_atoms[system_ids]
-    return _cut(
-        tuple(index.name for index in indices),
-        chosen_source,
-        chosen_row,
-        system_ids,
-        n_atoms,
-        len(ids) - len(chosen),
-        n_missing,
-        fields,
-        budget_bytes,
-    )
+    rows = Chosen(source[chosen], row[chosen], atom_start[chosen], system_ids, inputs.n_atoms[system_ids])
+    names = tuple(index.name for index in indices)
+    return _cut(names, rows, len(ids) - len(chosen), n_missing, fields, budget_bytes, n_threads, n_processes)
 
 
 def plan_trajectory(
-    shards: Sequence[ShardIndex], winner: Sequence[str | None], fields: Sequence[Field], budget_bytes: int = DEFAULT_BUDGET_BYTES
+    shards: Sequence[ShardIndex],
+    winner: Sequence[str | None],
+    fields: Sequence[Field],
+    budget_bytes: int = DEFAULT_BUDGET_BYTES,
+    n_threads: int = 1,
+    n_processes: int = 1,
 ) -> ConsolidationPlan:
     """Plan a store of frames sorted by `system_id`, then step.
 
@@ -171,7 +181,7 @@ def plan_trajectory(
         ResourceError: one Dask task would need more than the budget.
     """
     ordered = sorted(shards, key=lambda shard: shard.name)
-    ids, source, row = _joined(ordered)
+    ids, source, row, atom_start = _joined(ordered)
     parts = []
     for index in ordered:
         if index.steps is None:
@@ -187,18 +197,9 @@ def plan_trajectory(
     again = np.zeros(len(order), dtype=bool)
     again[1:] = (ids[order][1:] == ids[order][:-1]) & (steps[order][1:] == steps[order][:-1])
     chosen = order[~again]
+    rows = Chosen(source[chosen], row[chosen], atom_start[chosen], ids[chosen], n_atoms[chosen])
     names = tuple(index.name for index in ordered)
-    return _cut(names, source[chosen], row[chosen], ids[chosen], n_atoms[chosen], len(ids) - len(chosen), 0, fields, budget_bytes)
-
-
-def replace_budget(plan: ConsolidationPlan, budget_bytes: int) -> ConsolidationPlan:
-    """Return the plan with another budget, which decides how many Dask tasks run at the same time.
-
-    Raises:
-        ResourceError: one Dask task would need more.
-    """
-    _check_budget(plan.peak_bytes, budget_bytes)
-    return replace(plan, budget_bytes=budget_bytes)
+    return _cut(names, rows, len(ids) - len(chosen), 0, fields, budget_bytes, n_threads, n_processes)
 
 
 def choose_chunking(n_systems: int, n_atoms: int) -> Chunking:
@@ -219,68 +220,116 @@ def choose_chunking(n_systems: int, n_atoms: int) -> Chunking:
     )
 
 
-def range_bytes(part: OutputRange, n_rows: int, fields: Sequence[Field], chunking: Chunking) -> int:
-    """Return the memory that writing one range takes at its worst; `n_rows` rows are gathered for it.
+def range_bytes(n_rows: int, row_bytes: int, chunk_rows: int, object_rows: int) -> int:
+    """Return the memory that writing a range of `n_rows` rows of one array takes at its worst.
 
-    Fields are written one after the other. The widest one is held as gathered, as sorted into place, as the padded block and as the encoded
-    shard; besides there is what the reader decodes at a time, twice, and 48 bytes a row of positions.
+    It holds the rows in their places; the output shard that is being encoded, as chunks and as a whole; a chunk that is read, encoded,
+    decoded and with the place of each of its rows; and what the reader decodes at a time, twice, where Zarr has to read.
     """
-    arrays = [field_array(field, chunking) for field in fields if field.level is part.level]
-    widest = max((array.row_bytes for array in arrays), default=8)
-    object_rows = chunking.rows(part.level)[1]
-    return widest * (2 * n_rows + 2 * max(part.stop - part.start, object_rows)) + 2 * READ_BYTES + 48 * n_rows
+    return row_bytes * (n_rows + 3 * object_rows + 3 * chunk_rows) + 48 * chunk_rows + 2 * READ_BYTES
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chosen:
+    """The rows that a store is made of: where each comes from, and which system it is."""
+
+    source: Int64[ndarray, " N"]
+    row: Int64[ndarray, " N"]
+    atom_start: Int64[ndarray, " N"]
+    system_ids: Int64[ndarray, " N"]
+    n_atoms: Int64[ndarray, " N"]
 
 
 def _cut(
     names: tuple[str, ...],
-    source: Int64[ndarray, " N"],
-    row: Int64[ndarray, " N"],
-    system_ids: Int64[ndarray, " N"],
-    n_atoms: Int64[ndarray, " N"],
+    rows: Chosen,
     n_duplicates: int,
     n_missing: int,
     fields: Sequence[Field],
     budget_bytes: int,
+    n_threads: int,
+    n_processes: int,
 ) -> ConsolidationPlan:
-    ptr = pointers(n_atoms)
-    chunking = choose_chunking(len(source), int(ptr[-1]))
-    ranges = tuple(_ranges(ptr, chunking))
-    rows = [part.stop - part.start if part.level is Level.SYSTEM else int(ptr[part.last] - ptr[part.first]) for part in ranges]
-    peak = max((range_bytes(part, n, fields, chunking) for part, n in zip(ranges, rows, strict=True)), default=0)
-    _check_budget(peak, budget_bytes)
+    ptr = pointers(rows.n_atoms)
+    chunking = choose_chunking(len(rows.source), int(ptr[-1]))
+    arrays = {field.name: field_array(field, chunking) for field in fields}
+    n_rows = {Level.SYSTEM: len(ptr) - 1, Level.ATOM: int(ptr[-1])}
+    least = max((range_bytes(spec.object_rows, spec.row_bytes, spec.chunk_rows, spec.object_rows) for spec in arrays.values()), default=0)
+    fixed = PROCESS_BYTES + SYSTEM_BYTES * len(rows.source)
+    if fixed + least > budget_bytes:
+        raise ResourceError(
+            f"consolidation needs {_mib(fixed + least)} MiB for one Dask task, but its budget is {budget_bytes // 2**20} MiB. "
+            f"Give it at least {_mib(fixed + least)} MiB."
+        )
+    n_parallel = max(min(n_threads, (budget_bytes - fixed) // max(least, 1)), 1)
+    share = (budget_bytes - fixed) // n_parallel
+    # Two ranges for each that can work, or one would be left with the largest while the others wait.
+    even = sum(spec.row_bytes * n_rows[spec.level] for spec in arrays.values()) // (2 * n_parallel * n_processes)
+    ranges: list[OutputRange] = []
+    for name, spec in arrays.items():
+        over = range_bytes(0, spec.row_bytes, spec.chunk_rows, spec.object_rows)
+        n_objects = min(share - over, even) // (spec.row_bytes * spec.object_rows)
+        ranges += _ranges(name, spec.level, ptr, max(n_objects, 1) * spec.object_rows)
+    # The largest first: who is done early takes a small one.
+    ranges.sort(key=lambda part: -(part.stop - part.start) * arrays[part.field].row_bytes)
+    sizes = [(part.stop - part.start, arrays[part.field]) for part in ranges]
+    peak = max((range_bytes(rows_of, spec.row_bytes, spec.chunk_rows, spec.object_rows) for rows_of, spec in sizes), default=0)
     return ConsolidationPlan(
-        names, source.astype(np.int32), row, system_ids, n_atoms, n_duplicates, n_missing, chunking, ranges, peak, budget_bytes
+        names,
+        rows.source.astype(np.int32),
+        rows.row,
+        rows.atom_start,
+        rows.system_ids,
+        rows.n_atoms,
+        n_duplicates,
+        n_missing,
+        chunking,
+        tuple(ranges),
+        peak,
+        fixed,
+        n_parallel,
+        budget_bytes,
     )
 
 
-def _check_budget(peak_bytes: int, budget_bytes: int) -> None:
-    if peak_bytes > budget_bytes:
-        raise ResourceError(
-            f"consolidation needs {peak_bytes / 2**20:.0f} MiB for one Dask task, but its budget is {budget_bytes / 2**20:.0f} MiB. "
-            f"Give it at least {-(-peak_bytes // 2**20)} MiB."
-        )
-
-
-def _ranges(ptr: Int64[ndarray, " N+1"], chunking: Chunking) -> list[OutputRange]:
+def _ranges(field: str, level: Level, ptr: Int64[ndarray, " N+1"], step: int) -> list[OutputRange]:
     n_systems, n_atoms = len(ptr) - 1, int(ptr[-1])
     ranges = []
-    for start in range(0, n_systems, chunking.system_shard_rows):
-        stop = min(start + chunking.system_shard_rows, n_systems)
-        ranges.append(OutputRange(Level.SYSTEM, start, stop, start, stop))
-    for start in range(0, n_atoms, chunking.atom_shard_rows):
-        stop = min(start + chunking.atom_shard_rows, n_atoms)
-        first = int(np.searchsorted(ptr, start, side="right")) - 1
-        last = int(np.searchsorted(ptr, stop, side="left"))
-        ranges.append(OutputRange(Level.ATOM, start, stop, first, last))
+    if level is Level.SYSTEM:
+        for start in range(0, n_systems, step):
+            stop = min(start + step, n_systems)
+            ranges.append(OutputRange(field, level, start, stop, start, stop))
+        return ranges
+    for start in range(0, n_atoms, step):
+        stop = min(start + step, n_atoms)
+        ranges.append(OutputRange(field, level, start, stop, *systems_of_atoms(ptr, start, stop)))
     return ranges
 
 
-def _joined(indices: Sequence[ShardIndex]) -> tuple[Int64[ndarray, " M"], Int64[ndarray, " M"], Int64[ndarray, " M"]]:
+def systems_of_atoms(ptr: Int64[ndarray, " N+1"], start: int, stop: int) -> tuple[int, int]:
+    """Return the first system that has one of the atoms `start:stop`, and the one behind the last.
+
+    >>> systems_of_atoms(np.array([0, 2, 2, 5]), 1, 3)
+    (0, 3)
+    """
+    return int(np.searchsorted(ptr, start, side="right")) - 1, int(np.searchsorted(ptr, stop, side="left"))
+
+
+def _mib(n_bytes: int) -> int:
+    return -(-n_bytes // 2**20)
+
+
+def _joined(
+    indices: Sequence[ShardIndex],
+) -> tuple[Int64[ndarray, " M"], Int64[ndarray, " M"], Int64[ndarray, " M"], Int64[ndarray, " M"]]:
+    """Return of all rows of all sources the system, the source, the row there, and where the atoms begin there."""
+    none = np.zeros(0, dtype=np.int64)
     lengths = np.array([len(index.system_ids) for index in indices], dtype=np.int64)
-    ids = np.concatenate([np.zeros(0, dtype=np.int64), *(index.system_ids for index in indices)])
+    ids = np.concatenate([none, *(index.system_ids for index in indices)])
     source = np.repeat(np.arange(len(indices)), lengths)
     rows = [np.arange(len(index.system_ids)) if index.rows is None else index.rows for index in indices]
-    return ids, source, np.concatenate([np.zeros(0, dtype=np.int64), *rows])
+    starts = [pointers(index.n_atoms)[:-1] if index.atom_start is None else index.atom_start for index in indices]
+    return ids, source, np.concatenate([none, *rows]), np.concatenate([none, *starts])
 
 
 def _check_against_inputs(index: ShardIndex, inputs: InputIndex) -> None:

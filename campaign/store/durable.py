@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -140,19 +140,20 @@ def staging_name(target: Path) -> Path:
     return target.with_name(f".{target.name}.{secrets.token_hex(6)}{PARTIAL_SUFFIX}")
 
 
-def sweep_partial(folder: Path, older_than_s: float) -> int:
+def sweep_partial(folder: Path, older_than_s: float, whole: Container[str] = ()) -> int:
     """Remove files and folders that a killed writer left behind below `folder`; return how many.
 
-    Only those older than `older_than_s` go: a younger one may belong to a writer that lives.
+    Only those older than `older_than_s` go: a younger one may belong to a writer that lives. Entries of `folder` named in `whole` are known
+    to have none, and are not looked into.
     """
     swept = 0
     if not folder.is_dir():
         return 0
     limit = time.time() - older_than_s
-    for parent, folders, files in os.walk(folder, topdown=False):
-        for name in (*files, *folders):
-            if name.startswith(".") and name.endswith(PARTIAL_SUFFIX):
-                swept += _sweep_one(Path(parent) / name, limit)
+    for parent, folders, files in os.walk(folder):
+        partial = [name for name in (*files, *folders) if name.startswith(".") and name.endswith(PARTIAL_SUFFIX)]
+        swept += sum(_sweep_one(Path(parent) / name, limit) for name in partial)
+        folders[:] = [name for name in folders if name not in partial and not (parent == str(folder) and name in whole)]
     return swept
 
 

@@ -98,13 +98,16 @@ def synthetic_systems(
     odds: Sequence[float] = (0.93, 0.03, 0.01, 0.02, 0.01),
     clusters: float = 0.1,
     sources: Sequence[str] = ("structures/solid-solutions.extxyz", "structures/ordered.cif"),
+    n_atoms: NDArray[np.int64] | None = None,
 ) -> SyntheticSystems:
-    """Return systems of `elements`; `odds` are those of the outcomes in the order of their numbers, `clusters` the part without a cell.
+    """Return systems of `elements`, of any of the `sizes`, or of `n_atoms` atoms each.
+
+    `odds` are those of the outcomes in the order of their numbers, `clusters` the part without a cell.
 
     The first systems are the bulk elements, converged, as long as `odds` lets any converge.
     """
     rng = np.random.default_rng(seed)
-    n_atoms = rng.choice(np.array(sizes, np.int64), n_systems)
+    n_atoms = rng.choice(np.array(sizes, np.int64), n_systems) if n_atoms is None else n_atoms
     outcome = rng.choice(len(odds), n_systems, p=np.array(odds) / np.sum(odds))
     is_cluster = rng.random(n_systems) < clusters
     first = np.arange(n_systems) < len(elements)
@@ -140,7 +143,7 @@ def synthetic_systems(
         "forces": rng.normal(0, 0.005, (len(row), 3)),
         "stress": rng.normal(0, 1e-4, (n_systems, 3, 3)),
         "outcome": outcome[:, None].astype(np.int64),
-        "error": np.array([np.frombuffer(encode_error(_REASON[Outcome(code)]), np.uint8) for code in outcome]).reshape(n_systems, -1),
+        "error": np.array([np.frombuffer(encode_error(_REASON[code]), np.uint8) for code in Outcome])[outcome],
         "n_steps": np.minimum(rng.gamma(3.0, 25.0, n_systems).astype(np.int64), 500)[:, None],
         "fmax": (0.02 * rng.beta(4, 1.2, n_systems))[:, None],
         "smax": (0.002 * rng.beta(3, 1.5, n_systems) * ~is_cluster)[:, None],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from campaign.errors import IncompleteError, ResourceError, StoreDamagedError
-from campaign.fields import STORE_FIELDS, TRAJECTORY_FIELDS, Level
+from campaign.fields import STORE_FIELDS, TRAJECTORY_FIELDS, Field, Level
 from campaign.store import consolidation_plan
 from campaign.store.consolidation_plan import ConsolidationPlan, InputIndex, ShardIndex, plan_consolidation, plan_trajectory
 
@@ -29,15 +31,15 @@ def campaigns(draw: st.DrawFn) -> tuple[InputIndex, list[ShardIndex]]:
     return InputIndex("inputs.zarr", sizes, rejects), shards
 
 
-def check_ranges(plan: ConsolidationPlan) -> None:
-    """Each row of each level lies in exactly one range; ranges are whole output shards; systems of a range are those it touches."""
+def check_ranges(plan: ConsolidationPlan, fields: Sequence[Field]) -> None:
+    """Each row of each array lies in exactly one range; ranges are whole output shards; systems of a range are those it touches."""
     ptr = [0, *np.cumsum(plan.n_atoms).tolist()]
-    for level, n_rows in ((Level.SYSTEM, plan.n_systems), (Level.ATOM, ptr[-1])):
+    for field in fields:
+        level, n_rows = field.level, plan.n_systems if field.level is Level.SYSTEM else ptr[-1]
         shard_rows = plan.chunking.rows(level)[1]
         covered = []
-        for part in plan.ranges:
-            if part.level is not level:
-                continue
+        for part in sorted((part for part in plan.ranges if part.field == field.name), key=lambda part: part.start):
+            assert part.level is level
             assert part.start % shard_rows == 0
             assert part.stop == n_rows or part.stop % shard_rows == 0
             covered += range(part.start, part.stop)
@@ -48,23 +50,27 @@ def check_ranges(plan: ConsolidationPlan) -> None:
                 assert part.first <= touched[0] and touched[-1] < part.last
                 assert ptr[part.first] <= part.start and part.stop <= ptr[part.last]
         assert covered == list(range(n_rows))
-    assert plan.peak_bytes <= plan.budget_bytes
-    assert plan.n_parallel * plan.peak_bytes <= plan.budget_bytes
-    assert json.loads(plan.to_json())["source"] == plan.source.tolist()
+    assert plan.fixed_bytes + plan.n_parallel * plan.peak_bytes <= plan.budget_bytes
+    printed = json.loads(plan.to_json())
+    assert {key: printed[key] for key in ("source", "row", "atom_start", "system_ids", "n_atoms")} == {
+        key: getattr(plan, key).tolist() for key in ("source", "row", "atom_start", "system_ids", "n_atoms")
+    }
+    assert [tuple(part.values()) for part in printed["ranges"]] == [astuple(part) for part in plan.ranges]
+    assert (printed["peak_bytes"], printed["budget_bytes"]) == (plan.peak_bytes, plan.budget_bytes)
     assert str(plan.n_systems) in str(plan)
 
 
 @settings(deadline=None)
-@given(campaigns(), st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))
+@given(campaigns(), st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
 def test_each_input_once_from_the_first_shard_that_has_it(
-    campaign: tuple[InputIndex, list[ShardIndex]], system_rows: int, atom_rows: int, per_shard: int
+    campaign: tuple[InputIndex, list[ShardIndex]], system_rows: int, atom_rows: int, per_shard: int, n_threads: int, n_processes: int
 ) -> None:
     inputs, shards = campaign
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(consolidation_plan, "SYSTEM_CHUNK_ROWS", system_rows)
         patch.setattr(consolidation_plan, "ATOM_CHUNK_ROWS", atom_rows)
         patch.setattr(consolidation_plan, "CHUNKS_PER_SHARD", per_shard)
-        plan = plan_consolidation(inputs, shards, STORE_FIELDS, allow_incomplete=True)
+        plan = plan_consolidation(inputs, shards, STORE_FIELDS, allow_incomplete=True, n_threads=n_threads, n_processes=n_processes)
     expected = {}
     total = 0
     for number, shard in enumerate(sorted(shards, key=lambda shard: shard.name), start=1):
@@ -79,7 +85,7 @@ def test_each_input_once_from_the_first_shard_that_has_it(
     assert plan.n_atoms.tolist() == inputs.n_atoms[sorted(expected)].tolist()
     assert plan.n_duplicates == total - len(expected)
     assert plan.n_missing == len(inputs.n_atoms) - len(expected)
-    check_ranges(plan)
+    check_ranges(plan, STORE_FIELDS)
 
 
 @settings(deadline=None)
@@ -115,7 +121,7 @@ def test_frames_are_sorted_and_come_from_the_shard_of_the_result(frames: list[li
                 expected.setdefault(key, (number, row))
     assert list(zip(plan.source.tolist(), plan.row.tolist(), strict=True)) == [expected[key] for key in sorted(expected)]
     assert plan.n_duplicates == sum(map(len, frames)) - len(expected)
-    check_ranges(plan)
+    check_ranges(plan, TRAJECTORY_FIELDS)
 
 
 def test_missing_inputs_are_counted_and_named() -> None:

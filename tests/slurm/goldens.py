@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.spec import CampaignSpec, parse_spec
+from slurm.dask_workers import jobqueue_parameters
 from slurm.parameters import sbatch_flags, slurm_parameters, srun_arguments
 from slurm.script import script_text
 
@@ -80,7 +81,11 @@ def parameters_text() -> str:
     found: dict[str, Any] = {}
     for name, execution in CASES.items():
         spec = spec_of(execution)
-        found[name] = {"submitit": slurm_parameters(spec, TOKEN), "sbatch": sbatch_flags(spec, TOKEN)}
+        found[name] = {
+            "submitit": slurm_parameters(spec, TOKEN),
+            "sbatch": sbatch_flags(spec, TOKEN),
+            "dask-jobqueue": jobqueue_parameters(spec),
+        }
         if spec.execution.slurm.launcher != "mpirun":
             found[name]["srun"] = srun_arguments(spec)
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from campaign.errors import StoreDamagedError
-from campaign.fields import CARRIED_FIELDS, INPUT_FIELDS, RESULT_FIELDS, STORE_FIELDS, encode_error
+from campaign.fields import CARRIED_FIELDS, INPUT_FIELDS, RESULT_FIELDS, STORE_FIELDS, Level, encode_error
 from campaign.outcomes import RUNNING, Outcome
-from campaign.paths import ShardName
+from campaign.paths import CampaignPaths, ShardName
 from campaign.store import ShardWriter, StoreReader, write_store
 from campaign.store import consolidation_plan as planning
 from campaign.store.consolidation import ConsolidationReport, run_consolidation
-from campaign.store.consolidation_plan import DEFAULT_BUDGET_BYTES, ConsolidationPlan, InputIndex, ShardIndex, plan_consolidation
+from campaign.store.consolidation_plan import ConsolidationPlan, InputIndex, ShardIndex, plan_consolidation
 from campaign.store.digest import digest
+from campaign.testing.plain_store import write_plain_store
 from campaign.testing.store_rows import made_up_columns, slice_columns
 from campaign.testing.store_twin import TwinShard, compare_rows, consolidated_rows
 
@@ -68,10 +71,12 @@ def write_shards(folder: Path, n_shards: int, again: int = 0, seed: int = 0) -> 
     return twins
 
 
-def make_plan(folder: Path, names: list[str]) -> ConsolidationPlan:
+def make_plan(folder: Path, names: list[str], allow_incomplete: bool = False) -> ConsolidationPlan:
     readers = {name: StoreReader.open(folder / name) for name in names}
     indices = [ShardIndex(name, reader.read_system("system_id")[:, 0], reader.n_atoms()) for name, reader in readers.items()]
-    return plan_consolidation(InputIndex("inputs.zarr", SIZES, REJECTS), indices, STORE_FIELDS)
+    return plan_consolidation(
+        InputIndex("inputs.zarr", SIZES, REJECTS), indices, STORE_FIELDS, allow_incomplete=allow_incomplete, n_threads=2
+    )
 
 
 def consolidate(folder: Path, names: list[str], **options: object) -> ConsolidationReport:
@@ -180,6 +185,8 @@ def test_a_damaged_shard_is_named_and_the_old_store_stays(tmp_path: Path) -> Non
     before = digest(tmp_path / "store.zarr")
     chunk = tmp_path / names[1] / "core/forces/c/0/0"
     chunk.write_bytes(chunk.read_bytes()[:-1])
+    # Else all would be taken over from the store, which is whole.
+    os.utime(tmp_path / names[1] / "zarr.json")
     with pytest.raises(StoreDamagedError, match=f"{names[1]}/core/forces/c/0/0"):
         consolidate(tmp_path, names)
     assert digest(tmp_path / "store.zarr") == before
@@ -188,60 +195,161 @@ def test_a_damaged_shard_is_named_and_the_old_store_stays(tmp_path: Path) -> Non
 KILLED = """
 import os, sys
 from pathlib import Path
-import campaign.store.consolidation as module
 sys.path.insert(0, sys.argv[3])
 from test_consolidation import consolidate
+import campaign.store.durable as durable
 from campaign.store import consolidation_plan as planning
 planning.SYSTEM_CHUNK_ROWS, planning.ATOM_CHUNK_ROWS, planning.CHUNKS_PER_SHARD = 16, 32, 2
-real, done = module.write_objects, [0]
-def counted(*args):
-    done[0] += 1
-    if done[0] == int(sys.argv[2]):
-        os.kill(os.getpid(), 9)
-    return real(*args)
-module.write_objects = counted
+real, done = durable.write_durably, [0]
+def counted(path, *rest):
+    if path.name.isdecimal():
+        done[0] += 1
+        if done[0] == int(sys.argv[2]):
+            os.kill(os.getpid(), 9)
+    return real(path, *rest)
+durable.write_durably = counted
 consolidate(Path(sys.argv[1]), sorted(path.name for path in Path(sys.argv[1]).glob("0001-*")))
 """
 
 
-@pytest.mark.parametrize("moment", [1, 30, 70])
-def test_a_killed_consolidation_starts_again_cleanly(tmp_path: Path, moment: int) -> None:
+def kill_a_consolidation(folder: Path, moment: int) -> int:
+    """Kill one in another process before it writes its file number `moment`; return how many files of field rows it left."""
+    arguments = [sys.executable, "-c", KILLED, str(folder), str(moment), str(Path(__file__).parent)]
+    assert subprocess.run(arguments, check=False).returncode == -9
+    left = [path for path in (folder / "store.zarr.partial").rglob("c/*") if "meta" not in path.parts]
+    return sum(1 for path in left for file in [path, *path.rglob("*")] if file.is_file() and not file.name.endswith(".partial"))
+
+
+@pytest.mark.parametrize("kills", [(1,), (60, 15, 1)])
+def test_a_killed_consolidation_goes_on_where_it_was(tmp_path: Path, kills: tuple[int, ...]) -> None:
     write_inputs(tmp_path)
     names = list(write_shards(tmp_path, 2))
-    arguments = [sys.executable, "-c", KILLED, str(tmp_path), str(moment), str(Path(__file__).parent)]
-    assert subprocess.run(arguments, check=False).returncode == -9
+    whole = 0
+    for moment in kills:
+        left = kill_a_consolidation(tmp_path, moment)
+        assert left >= max(whole, moment - 3)  # two threads: what one has begun the other does not wait for
+        whole = left
     assert not (tmp_path / "store.zarr").exists()
-    assert (tmp_path / "store.zarr.partial").is_dir()
-    consolidate(tmp_path, names)
-    assert StoreReader.open(tmp_path / "store.zarr").n_systems == N
+    report = consolidate(tmp_path, names)
+    assert (report.n_kept, report.n_taken_over) == (whole, 0)
+    goes_on = digest(tmp_path / "store.zarr")
     assert not (tmp_path / "store.zarr.partial").exists()
+    shutil.rmtree(tmp_path / "store.zarr")
+    anew = consolidate(tmp_path, names)
+    assert anew.n_kept == 0 and anew.n_written == report.n_written + whole
+    assert digest(tmp_path / "store.zarr") == goes_on
+    assert sorted(path.name for path in (tmp_path / "store.zarr").iterdir()) == ["core", "custom", "labels", "meta", "zarr.json"]
 
 
-def test_measured_memory_stays_below_what_the_plan_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_plan_left_is_not_kept(tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    names = list(write_shards(tmp_path, 3, again=5))
+    assert kill_a_consolidation(tmp_path, 70) > 60
+    # Without the first shard other rows count, so only what comes from the inputs alone is the same.
+    readers = [StoreReader.open(tmp_path / name) for name in names]
+    missing = (
+        set(range(N)) - {int(i) for reader in readers[1:] for i in reader.read_system("system_id")[:, 0]} - set(np.flatnonzero(REJECTS))
+    )
+    plan = make_plan(tmp_path, names[1:], allow_incomplete=True)
+    assert plan.n_missing == len(missing) > 0
+    sources = {name: tmp_path / name for name in plan.sources}
+    report = run_consolidation(plan, sources, tmp_path / "store.zarr.partial", tmp_path / "store.zarr", STORE_FIELDS, CARRIED_FIELDS)
+    assert report.n_kept == 0
+    reader = StoreReader.open(tmp_path / "store.zarr")
+    ids = reader.read_system("system_id")[:, 0]
+    assert set(range(N)) - set(ids.tolist()) == missing
+    inputs = StoreReader.open(tmp_path / "inputs.zarr")
+    for field in CARRIED_FIELDS:
+        np.testing.assert_array_equal(reader.read(names=[field.name])[field.name], inputs.read(ids, [field.name])[field.name])
+    for name, shard in zip(names[1:2], readers[1:2], strict=True):
+        own = shard.read_system("system_id")[:, 0]
+        places = np.searchsorted(ids, own)
+        for field in RESULT_FIELDS:
+            np.testing.assert_array_equal(
+                reader.read(places, [field.name])[field.name], shard.read(names=[field.name])[field.name], err_msg=name
+            )
+
+
+def test_output_shards_that_are_unchanged_are_taken_over(tmp_path: Path) -> None:
+    inputs, twins = write_inputs(tmp_path), write_shards(tmp_path, 2)
+    first = consolidate(tmp_path, list(twins))
+    before = digest(tmp_path / "store.zarr")
+    # The same again: nothing is written.
+    again = consolidate(tmp_path, list(twins))
+    assert (again.n_written, again.n_taken_over) == (0, first.n_written)
+    # A later shard whose rows do not count changes nothing either.
+    system = int(np.flatnonzero(~REJECTS)[0])
+    other = made_up_columns(RESULT_FIELDS, SIZES[[system]], 5) | {"system_id": np.array([[system]])}
+    write_store(tmp_path / str(ShardName(2, 0, 0, 0)), RESULT_FIELDS, SIZES[[system]], other)
+    names = [*twins, str(ShardName(2, 0, 0, 0))]
+    assert consolidate(tmp_path, names).n_written == 0
+    # A damaged output shard is not taken over.
+    file = tmp_path / "store.zarr/core/positions/c/1/0"
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 3] ^= 1
+    file.unlink()
+    file.write_bytes(raw)
+    assert consolidate(tmp_path, names).n_written == 1
+    # A row of another origin: of each array the one output shard that it lies in, or two where its atoms do.
+    os.utime(tmp_path / names[2] / "zarr.json")
+    shard = ShardName(0, 0, 0, 0)
+    last = int(np.flatnonzero(~REJECTS)[-1])
+    newer = made_up_columns(RESULT_FIELDS, SIZES[[last]], 6) | {"system_id": np.array([[last]])}
+    write_store(tmp_path / str(shard), RESULT_FIELDS, SIZES[[last]], newer)
+    # Names of sources are in order, so this one is the first; the others keep what they are.
+    report = consolidate(tmp_path, [str(shard), *names])
+    n_arrays = len(STORE_FIELDS)
+    assert n_arrays <= report.n_written <= 2 * n_arrays and report.n_taken_over == first.n_written - report.n_written
+    assert StoreReader.open(tmp_path / "store.zarr").read_system("energy", [last])[0, 0] == newer["energy"][0, 0]
+    shutil.rmtree(tmp_path / str(shard))
+    consolidate(tmp_path, list(twins))
+    assert digest(tmp_path / "store.zarr") == before
+    check_store(tmp_path, inputs, twins)
+
+
+MEASURED = """
+import json, sys
+from pathlib import Path
+from campaign.consolidate import run_consolidate
+from campaign.dask_client import DaskWorkers
+from campaign.paths import CampaignPaths
+run_consolidate(CampaignPaths(Path(sys.argv[1])), DaskWorkers("threads", 2), budget_bytes=int(sys.argv[2]))
+# Not ru_maxrss, which after a fork is that of the parent.
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def test_measured_memory_stays_within_the_budget_that_the_plan_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SYSTEM_CHUNK_ROWS": 4096, "ATOM_CHUNK_ROWS": 65536, "CHUNKS_PER_SHARD": 16}.items():
         monkeypatch.setattr(planning, name, value)
-    sizes = np.full(20_000, 20, dtype=np.int64)
-    columns = made_up_columns(INPUT_FIELDS, sizes, 0)
-    columns["outcome"][:] = RUNNING
-    columns["system_id"] = np.arange(len(sizes))[:, None]
-    write_store(tmp_path / "inputs.zarr", INPUT_FIELDS, sizes, columns)
-    results = made_up_columns(RESULT_FIELDS, sizes, 1) | {"system_id": columns["system_id"][::-1]}
-    write_store(tmp_path / "shard", RESULT_FIELDS, sizes, results)
-    index = ShardIndex("shard", results["system_id"][:, 0], sizes)
-    plan = plan_consolidation(InputIndex("inputs.zarr", sizes, np.zeros(len(sizes), dtype=bool)), [index], STORE_FIELDS)
-    plan = planning.replace_budget(plan, plan.peak_bytes)
-    assert plan.n_parallel == 1 and plan.peak_bytes < DEFAULT_BUDGET_BYTES
-    del columns, results
-    tracemalloc.start()
-    run_consolidation(
-        plan,
-        {name: tmp_path / name for name in plan.sources},
-        tmp_path / "store.zarr.partial",
-        tmp_path / "store.zarr",
+    sizes = np.full(120_000, 60, dtype=np.int64)
+    zeros = {
+        field.name: np.zeros(
+            (int(sizes.sum()) if field.level is Level.ATOM else len(sizes), *field.trailing),
+            field.dtype if field.dtype != "string" else object,
+        )
+        for field in STORE_FIELDS
+    }
+    zeros |= {field.name: np.full(len(sizes), "", object) for field in STORE_FIELDS if field.dtype == "string"}
+    zeros["system_id"] = np.arange(len(sizes))[:, None]
+    paths = CampaignPaths(tmp_path)
+    write_plain_store(paths.inputs, INPUT_FIELDS, sizes, {**zeros, "outcome": np.full((len(sizes), 1), RUNNING)}, {})
+    n_bytes = sum(values.nbytes for values in zeros.values())
+    order = np.random.default_rng(0).permutation(len(sizes))
+    write_plain_store(paths.shard(ShardName(1, 0, 0, 0)), RESULT_FIELDS, sizes, {**zeros, "system_id": order[:, None]}, {})
+    del zeros
+    budget = 600 * 2**20
+    assert n_bytes > budget
+    plan = plan_consolidation(
+        InputIndex("inputs.zarr", sizes, np.zeros(len(sizes), dtype=bool)),
+        [ShardIndex("shard", order, sizes)],
         STORE_FIELDS,
-        CARRIED_FIELDS,
+        budget,
+        n_threads=2,
     )
-    measured = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    print(f"planned {plan.peak_bytes / 2**20:.0f} MiB, measured {measured / 2**20:.0f} MiB")
-    assert measured <= plan.peak_bytes
+    stated = json.loads(plan.to_json())
+    assert stated["n_parallel"] == 2 and stated["fixed_bytes"] + 2 * stated["peak_bytes"] <= stated["budget_bytes"] == budget
+    ran = subprocess.run([sys.executable, "-c", MEASURED, str(tmp_path), str(budget)], capture_output=True, text=True, check=True)
+    measured = int(ran.stdout) * 1024
+    print(f"{n_bytes / 2**20:.0f} MiB of values, budget {budget / 2**20:.0f} MiB, measured {measured / 2**20:.0f} MiB; {plan}")
+    assert stated["fixed_bytes"] < measured <= budget
