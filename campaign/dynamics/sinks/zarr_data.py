@@ -207,7 +207,7 @@ class ZarrData(DataSink):
         return self._capacity
 
     def _create(self, fields: Sequence[Field], attributes: Mapping[str, Any]) -> ShardWriter:
-        chunking = Chunking(int(self._config["system_chunk_rows"]), int(self._config["atom_chunk_rows"]))
+        chunking = Chunking.of_shards(int(self._config["system_chunk_rows"]), int(self._config["atom_chunk_rows"]))
         writer = ShardWriter.create(self._target, fields, attributes, float(self._config["flush_s"]), chunking)
         _OPEN_WRITERS.add(writer)
         return writer
