@@ -62,6 +62,16 @@ def _write_error(path: Path, error: OSError) -> FileWriteError:
     return told
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give the errors of calls that know only a descriptor, such as write, fsync and close, their path."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def make_folder(folder: Path, mode: int = 0o777) -> None:
     """Make a folder, if it is not there; its parent is.
 
@@ -77,11 +87,12 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with naming(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -1,73 +1,77 @@
-"""One array of a store being written: whole chunks, always, so that nothing is ever read back.
+"""One array of a store being written: whole files, always, so that nothing is ever read back.
 
-Zarr would read a chunk, change some of its rows and write it again. Here the rows of the last chunk, which is not full yet, stay in
-memory; each write encodes whole chunks from memory and replaces their files. Rows that a reader saw before have the same bytes after.
+Zarr would read a chunk, change some of its rows and write it again. Here the rows of the last chunk, which is not full yet, and the
+encoded chunks of the last file stay in memory; each write replaces whole files. Rows that a reader saw before have the same bytes after.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from zarr import AsyncArray
 from zarr.abc.store import Store
-from zarr.core.array_spec import ArrayConfig
-from zarr.storage import StorePath
 
 from campaign.errors import FieldError
 from campaign.fields import Field, Level
+from campaign.store.encoding import encode_chunks, encode_file
 from campaign.store.layout import ArraySpec
-
-# Zarr arrays have a shape; writing beyond it is refused. The array object that encodes chunks is given this many chunks, the
-# document on disk has the real number of rows.
-_MANY_CHUNKS = 2**40
+from campaign.store.targets import set_all
 
 
-def encoder(store: Store, spec: ArraySpec) -> AsyncArray[Any]:
-    """Return the array object that encodes and stores whole chunks of `spec`, whatever the number of rows on disk."""
-    document = spec.document(_MANY_CHUNKS * spec.object_rows)
-    # A chunk of zeros is stored like any other: a file that is missing is then always damage, never zeros.
-    config = ArrayConfig(order="C", write_empty_chunks=True)
-    array = AsyncArray.from_dict(StorePath(store, spec.path), document)
-    return AsyncArray(array.metadata, array.store_path, config=config)
+@dataclass(frozen=True, slots=True)
+class ObjectWriter:
+    """Writes whole files of one array."""
+
+    store: Store
+    spec: ArraySpec
 
 
-async def write_objects(array: AsyncArray[Any], spec: ArraySpec, first_object: int, rows: NDArray[Any]) -> None:
-    """Write `rows` from the beginning of file number `first_object` on; the last file is padded with zeros."""
-    n_objects = -(-len(rows) // spec.object_rows)
-    if not n_objects:
-        return
-    block = np.zeros((n_objects * spec.object_rows, *spec.trailing), dtype=spec.numpy_dtype)
-    block[: len(rows)] = rows
-    begin = first_object * spec.object_rows
-    await array.setitem((slice(begin, begin + len(block)), ...), block)
+def encoder(store: Store, spec: ArraySpec) -> ObjectWriter:
+    """Return what encodes and stores whole files of `spec`."""
+    return ObjectWriter(store, spec)
+
+
+async def write_objects(array: ObjectWriter, spec: ArraySpec, first_object: int, rows: NDArray[Any]) -> None:
+    """Write `rows` from the beginning of file number `first_object` on; the last chunk is padded with zeros."""
+    await asyncio.to_thread(lambda: set_all(array.store, [lambda: GrowingArray(spec, first_object=first_object).extend([rows])]))
 
 
 class GrowingArray:
-    """An array to which rows are added and whose last, partial chunk stays in memory. It begins with `n_zeros` rows of zeros."""
+    """An array to which rows are added. It begins with `n_zeros` rows of zeros, in file number `first_object`."""
 
-    def __init__(self, store: Store, spec: ArraySpec, n_zeros: int = 0) -> None:
+    def __init__(self, spec: ArraySpec, n_zeros: int = 0, first_object: int = 0) -> None:
         self.spec = spec
-        self.n_rows = int(n_zeros)
-        self._array = encoder(store, spec)
-        self._tail = np.zeros((self.n_rows, *spec.trailing), dtype=spec.numpy_dtype)
+        self.n_rows = first_object * spec.object_rows + int(n_zeros)
+        self.unfinished_bytes = 0
+        """Bytes of the last file while rows can still be added to it: what the next rows make us write again."""
+        self._chunks: list[bytes] = []
+        self._tail = np.zeros((int(n_zeros), *spec.trailing), dtype=spec.numpy_dtype)
 
-    async def write_tail(self) -> None:
-        """Write the rows with which the array begins."""
-        await write_objects(self._array, self.spec, 0, self._tail)
+    def begin(self) -> dict[str, bytes]:
+        """Return the file, by key, with the rows with which the array begins; none if it begins with none."""
+        return self._files(self._tail) if len(self._tail) else {}
 
-    async def extend(self, parts: Sequence[NDArray[Any]]) -> None:
-        """Add the rows of `parts`. If this raises, the rows that were there before are intact on disk."""
-        if not any(len(part) for part in parts):
-            return
+    def extend(self, parts: Sequence[NDArray[Any]]) -> dict[str, bytes]:
+        """Add the rows of `parts`; return the files to write, by key. They hold all the rows that files of these keys had before."""
         rows = np.concatenate([self._tail, *parts])
-        first = self.n_rows - len(self._tail)
-        await write_objects(self._array, self.spec, first // self.spec.object_rows, rows)
-        self.n_rows = first + len(rows)
-        self._tail = rows[len(rows) - self.n_rows % self.spec.object_rows :].copy()
+        return self._files(rows) if len(rows) > len(self._tail) else {}
+
+    def _files(self, rows: NDArray[Any]) -> dict[str, bytes]:
+        spec = self.spec
+        first_object = (self.n_rows - len(self._tail)) // spec.object_rows
+        chunks = [*self._chunks, *encode_chunks(spec, rows)]
+        groups = [chunks[at : at + spec.chunks_per_file] for at in range(0, len(chunks), spec.chunks_per_file)]
+        files = {spec.chunk_key(first_object + number): encode_file(spec, group) for number, group in enumerate(groups)}
+        self.n_rows += len(rows) - len(self._tail)
+        self._tail = rows[len(rows) - self.n_rows % spec.chunk_rows :].copy()
+        whole = len(chunks) - bool(len(self._tail))
+        self._chunks = chunks[whole - whole % spec.chunks_per_file : whole]
+        self.unfinished_bytes = len(next(reversed(files.values()))) if self.n_rows % spec.object_rows else 0
+        return files
 
 
 def check_columns(
@@ -96,6 +100,9 @@ def _checked(field: Field, values: Any, n_rows: int, where: str) -> NDArray[Any]
     declared = np.dtype(np.dtypes.StringDType()) if field.dtype == "string" else np.dtype(field.dtype)
     array = np.asarray(values)
     shape = (n_rows, *field.trailing)
+    # Copied: the caller may change its buffers while the rows wait for the background thread.
+    if array.dtype == declared and array.shape == shape:
+        return array.copy(order="C")
     if array.shape != shape:
         raise FieldError(
             f"write to {where}: {field.name!r} has shape {list(array.shape)}; {list(shape)} is needed, one row per {field.level}. "
@@ -110,13 +117,4 @@ def _checked(field: Field, values: Any, n_rows: int, where: str) -> NDArray[Any]
         raise FieldError(
             f"write to {where}: {field.name!r} has dtype {array.dtype}; {declared} is needed, or one that fits in it. Nothing was written."
         )
-    # Copied: the caller may change its buffers while the rows wait for the background thread.
     return np.array(array, dtype=declared, order="C")
-
-
-async def gather(*coroutines: Any) -> None:
-    """Run coroutines together; when several fail, the first error is raised after all have ended."""
-    results = await asyncio.gather(*coroutines, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,12 @@ from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 
 from campaign.errors import StoreExistsError
-from campaign.fields import Field
-from campaign.store.arrays import GrowingArray, gather
+from campaign.fields import Field, Level
+from campaign.store.arrays import GrowingArray
 from campaign.store.csr import pointers
 from campaign.store.durable import DurableStore, make_folder_durably, publish_folder, staging_name
-from campaign.store.layout import Chunking, field_array, group_document, group_names, meta_arrays, root_document
-from campaign.store.targets import Target, describe, encode_document, get_bytes, local_path, open_target, run
+from campaign.store.layout import SAMPLES_MASK, ArraySpec, Chunking, field_array, group_document, group_names, meta_arrays, root_document
+from campaign.store.targets import Target, describe, encode_document, get_bytes, local_path, open_target, run, set_all
 
 
 class StoreBody:
@@ -34,51 +35,42 @@ class StoreBody:
         self._chunking = chunking
         self._attributes = dict(attributes)
         self._annotated = False
-        self._columns = {field.name: GrowingArray(store, field_array(field, chunking)) for field in fields}
+        self._columns = {field.name: GrowingArray(field_array(field, chunking)) for field in fields}
         # A pointer array has one entry more than what it counts: `write_empty` writes the first, 0.
-        self._meta = {spec.path: GrowingArray(store, spec, n_zeros=spec.path.endswith("_ptr")) for spec in meta_arrays(chunking)}
+        self._meta = {spec.path: GrowingArray(spec, n_zeros=spec.path.endswith("_ptr")) for spec in meta_arrays(chunking)}
 
-    def fills_chunk(self, n_systems: int, n_atoms: int) -> bool:
-        """Tell whether that much more fills a chunk of system or atom rows."""
-        system_rows, atom_rows = self._chunking.system_rows, self._chunking.atom_rows
-        return self.n_systems % system_rows + n_systems >= system_rows or self._n_atoms % atom_rows + n_atoms >= atom_rows
+    @property
+    def unfinished_bytes(self) -> int:
+        """Bytes of files to which rows can still be added: what the next commit, however small, writes again."""
+        return sum(array.unfinished_bytes for array in (*self._columns.values(), *self._meta.values()))
 
     def commit(self, batches: Sequence[tuple[NDArray[np.int64], Mapping[str, NDArray[Any]]]]) -> None:
-        """Add systems: fields, then pointers, then `num_samples`."""
+        """Add systems: fields, then pointers, then `num_samples`. Each step is durable before the next one begins."""
         if not batches:
             return
         counts = np.concatenate([counts for counts, _ in batches])
-        columns = list(self._columns.items())
-        run(gather(*(column.extend([values[name] for _, values in batches]) for name, column in columns)))
-        run(gather(*(self._write_shape(column) for _, column in columns)))
         n_systems, n_atoms = self.n_systems + len(counts), self._n_atoms + int(counts.sum())
-        for path, values in self._pointer_rows(counts).items():
-            run(self._extend_meta(path, values))
+        n_rows = {Level.SYSTEM: n_systems, Level.ATOM: n_atoms}
+        fields = [partial(array.extend, [values[name] for _, values in batches]) for name, array in self._columns.items()]
+        set_all(self._store, [*fields, *(_document(array.spec, n_rows[array.spec.level]) for array in self._columns.values())])
+        rows = self._pointer_rows(counts)
+        meta = [partial(self._meta[path].extend, [values]) for path, values in rows.items()]
+        documents = {path: _document(self._meta[path].spec, self._meta[path].n_rows + len(values)) for path, values in rows.items()}
+        # The length of samples_mask is what nvalchemi's reader takes for the number of systems.
+        last = documents.pop(SAMPLES_MASK)
+        set_all(self._store, [*meta, *documents.values()])
+        set_all(self._store, [last])
         self._annotated = False
-        run(self._set("zarr.json", root_document(self._fields, n_systems, self._attributes)))
+        self._write_root(n_systems)
         self.n_systems, self._n_atoms = n_systems, n_atoms
 
     def _pointer_rows(self, counts: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         return {
             "meta/atoms_mask": np.ones(int(counts.sum()), dtype=bool),
-            "meta/edges_mask": np.zeros(0, dtype=bool),
             "meta/edges_ptr": np.zeros(len(counts), dtype=np.int64),
             "meta/atoms_ptr": self._n_atoms + pointers(counts)[1:],
-            "meta/samples_mask": np.ones(len(counts), dtype=bool),
+            SAMPLES_MASK: np.ones(len(counts), dtype=bool),
         }
-
-    async def _extend_meta(self, path: str, values: NDArray[Any]) -> None:
-        array = self._meta[path]
-        if not len(values):
-            return
-        await array.extend([values])
-        await self._write_shape(array)
-
-    async def _write_shape(self, array: GrowingArray) -> None:
-        await self._set(f"{array.spec.path}/zarr.json", array.spec.document(array.n_rows))
-
-    async def _set(self, key: str, document: Mapping[str, Any]) -> None:
-        await self._store.set(key, default_buffer_prototype().buffer.from_bytes(encode_document(document)))
 
     def annotate(self, attributes: Mapping[str, Any]) -> None:
         """Add root attributes; the next commit or `write_annotations` writes them."""
@@ -92,19 +84,30 @@ class StoreBody:
         """Write attributes that no commit has written."""
         if self._annotated:
             self._annotated = False
-            self.write_root()
+            self._write_root(self.n_systems)
 
-    def write_root(self) -> None:
-        """Write the root document."""
-        run(self._set("zarr.json", root_document(self._fields, self.n_systems, self._attributes)))
+    def _write_root(self, n_systems: int) -> None:
+        set_all(self._store, [_setting("zarr.json", root_document(self._fields, n_systems, self._attributes))])
 
-    async def write_empty(self) -> None:
-        """Write all groups and arrays with no systems; the root document is left to the caller."""
-        documents = {f"{name}/zarr.json": group_document() for name in group_names(self._fields)}
+    def write_empty(self, with_root: bool = True) -> None:
+        """Write all groups and arrays with no systems, and the root document unless the caller has written it."""
         arrays = [*self._columns.values(), *self._meta.values()]
-        documents |= {f"{array.spec.path}/zarr.json": array.spec.document(array.n_rows) for array in arrays}
-        await gather(*(array.write_tail() for array in arrays))
-        await gather(*(self._set(key, document) for key, document in documents.items()))
+        documents = [_setting(f"{name}/zarr.json", group_document()) for name in group_names(self._fields)]
+        documents += [_document(array.spec, array.n_rows) for array in arrays]
+        if with_root:
+            documents.append(_setting("zarr.json", root_document(self._fields, 0, self._attributes)))
+        set_all(self._store, [*(array.begin for array in arrays), *documents])
+
+
+Job: TypeAlias = Callable[[], Mapping[str, bytes]]
+
+
+def _setting(key: str, document: Mapping[str, Any]) -> Job:
+    return lambda: {key: encode_document(document)}
+
+
+def _document(spec: ArraySpec, n_rows: int) -> Job:
+    return _setting(f"{spec.path}/zarr.json", spec.document(n_rows))
 
 
 def create_empty(target: Target, fields: tuple[Field, ...], attributes: Mapping[str, Any], chunking: Chunking) -> Store:
@@ -116,9 +119,7 @@ def create_empty(target: Target, fields: tuple[Field, ...], attributes: Mapping[
     path = local_path(target)
     if path is not None:
         with staged(path.absolute()) as staging:
-            body = StoreBody(staging, fields, chunking, attributes)
-            run(body.write_empty())
-            body.write_root()
+            StoreBody(staging, fields, chunking, attributes).write_empty()
         return DurableStore(path.absolute())
     store = open_target(target)
     # An object store has no rename. The root document is claimed first, with a token that tells who won.
@@ -126,7 +127,7 @@ def create_empty(target: Target, fields: tuple[Field, ...], attributes: Mapping[
     run(store.set_if_not_exists("zarr.json", default_buffer_prototype().buffer.from_bytes(ours)))
     if get_bytes(store, "zarr.json") != ours:
         raise _exists(describe(target))
-    run(StoreBody(store, fields, chunking, attributes).write_empty())
+    StoreBody(store, fields, chunking, attributes).write_empty(with_root=False)
     return store
 
 

@@ -2,7 +2,8 @@
 
 zarr's LocalStore writes a partial file and renames it, but syncs nothing, so after a power cut or a node crash a key may be empty,
 old or gone. Here each `set` syncs the file, renames it, and syncs every folder that got a new name, before it returns; an error of
-`close`, which is where NFS and quotas report lost writes, is raised.
+`close`, which is where NFS and quotas report lost writes, is raised. `set_all` does that for many keys at once: a disk takes many
+fsyncs at the same time at the cost of a few.
 """
 
 from __future__ import annotations
@@ -14,18 +15,24 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from zarr.core.buffer import Buffer
+from zarr.core.common import AccessModeLiteral
 from zarr.storage import LocalStore
 
-from campaign.files import sync_folder, writing
+from campaign.files import naming, sync_folder, writing
 
 PARTIAL_SUFFIX: Final = ".partial"
 """Ends the name of every file and folder that is not whole yet."""
+
+PARALLEL_WRITES: Final = 16
+"""Files that `set_all` writes at the same time. Of 25 small files on an SSD, 16 at a time took a tenth of the time of one by one."""
 
 
 class DurableStore(LocalStore):
@@ -35,6 +42,16 @@ class DurableStore(LocalStore):
     >>> DurableStore(tempfile.mkdtemp()).supports_writes
     True
     """
+
+    async def _open(self, *, mode: AccessModeLiteral | None = None) -> None:
+        if not self.read_only:
+            await asyncio.to_thread(make_folder_durably, self.root)
+        await super()._open(mode=mode)
+
+    def _ensure_open_sync(self) -> None:
+        if not self._is_open and not self.read_only:
+            make_folder_durably(self.root)
+        super()._ensure_open_sync()
 
     async def _set(self, key: str, value: Buffer, exclusive: bool = False) -> None:
         # Both set and set_if_not_exists of the base class come through here.
@@ -49,6 +66,12 @@ class DurableStore(LocalStore):
         self._check_writable()
         write_durably(self.root / key, value.as_buffer_like(), False)
 
+    def set_all(self, jobs: Sequence[Callable[[], Mapping[str, bytes]]]) -> None:
+        """Set the keys that each of the `jobs`, which run side by side, returns; see `write_all_durably`."""
+        self._check_writable()
+        self._ensure_open_sync()
+        write_all_durably(self.root, jobs)
+
 
 def write_durably(path: Path, data: bytes | bytearray | memoryview, exclusive: bool = False) -> None:
     """Write `data` to `path`, whole or not at all, and return when it would survive a power cut.
@@ -58,23 +81,65 @@ def write_durably(path: Path, data: bytes | bytearray | memoryview, exclusive: b
         OSError: with the path in it, such as ENOSPC; nothing is left behind then.
     """
     make_folder_durably(path.parent)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}{PARTIAL_SUFFIX}")
+    partial_file = staging_name(path)
     try:
-        # buffering=0: what write() acknowledges has reached the kernel, and close() has nothing left that could fail unseen.
-        with partial.open("xb", buffering=0) as file:
-            view = memoryview(data).cast("B")
-            while view:
-                view = view[file.write(view) :]
-            os.fsync(file.fileno())
+        _write_synced(partial_file, data)
         if exclusive:
-            os.link(partial, path)
-            partial.unlink()
+            os.link(partial_file, path)
+            partial_file.unlink()
         else:
-            partial.replace(path)
+            partial_file.replace(path)
     except BaseException:
-        _remove_quietly(partial)
+        _remove_quietly(partial_file)
         raise
     sync_folder(path.parent)
+
+
+def write_all_durably(root: Path, jobs: Sequence[Callable[[], Mapping[str, bytes]]]) -> None:
+    """Write the files that each of the `jobs` returns, by their places below `root`, and return when all would survive a power cut.
+
+    Each file gets its name once it is on disk, one after the other in the order of the jobs; then the folders are synced.
+
+    Raises:
+        OSError: with the path in it. Files that have their name by then keep it; nothing else is left behind.
+    """
+    written: list[tuple[Path, Path]] = []
+    folders: set[Path] = set()
+    try:
+        with ThreadPoolExecutor(min(PARALLEL_WRITES, max(len(jobs), 1))) as pool:
+            for files in pool.map(partial(_write_partial_files, root, written, folders), jobs):
+                for partial_file, path in files:
+                    partial_file.replace(path)
+            for _ in pool.map(sync_folder, folders):
+                pass
+    except BaseException:
+        for partial_file, _ in written:
+            _remove_quietly(partial_file)
+        raise
+
+
+def _write_partial_files(
+    root: Path, written: list[tuple[Path, Path]], folders: set[Path], job: Callable[[], Mapping[str, bytes]]
+) -> list[tuple[Path, Path]]:
+    """Write and sync the files of a job under hidden names; add them to `written`, and to `folders` the folders that get new names."""
+    files = []
+    for key, data in job().items():
+        path = root / key
+        folders.update(_make_folder(path.parent))
+        folders.add(path.parent)
+        files.append((staging_name(path), path))
+        written.append(files[-1])
+        _write_synced(files[-1][0], data)
+    return files
+
+
+def _write_synced(path: Path, data: bytes | bytearray | memoryview) -> None:
+    # buffering=0: what write() acknowledges has reached the kernel, and close() has nothing left that could fail unseen.
+    with naming(path), path.open("xb", buffering=0) as file:
+        view = memoryview(data).cast("B")
+        while view:
+            view = view[file.write(view) :]
+        os.fsync(file.fileno())
 
 
 def make_folder_durably(folder: Path) -> None:
@@ -83,6 +148,12 @@ def make_folder_durably(folder: Path) -> None:
     Raises:
         NotADirectoryError: one of them is a file.
     """
+    for parent in _make_folder(folder):
+        sync_folder(parent)
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Create `folder` and its missing parents; return the folders that got a new name, which are not synced yet."""
     missing = []
     while not folder.is_dir():
         missing.append(folder)
@@ -92,7 +163,7 @@ def make_folder_durably(folder: Path) -> None:
             new.mkdir(exist_ok=True)
         except FileExistsError:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(new)) from None
-        sync_folder(new.parent)
+    return [new.parent for new in reversed(missing)]
 
 
 def publish_folder(staging: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ its own; what is ours goes to attributes and groups that it does not look at:
     core/…, custom/…          numbers, listed in `fields` with their level
     labels/…                  text, listed in `labels` only: the other reader turns every array of core and custom into a tensor
 
-All chunks are zstd compressed and end with a CRC-32C, so damage is seen when it is read. Metadata is written by us rather than by
+All chunks are compressed and end with a CRC-32C, so damage is seen when it is read. Metadata is written by us rather than by
 zarr-python because a commit is then one small file, and because its helper re-reads what it has just written.
 """
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -32,16 +32,19 @@ FORMAT_VERSION: Final = 3
 
 SYSTEM_CHUNK_ROWS: Final = 4096
 ATOM_CHUNK_ROWS: Final = 65536
-"""Rows of a chunk. 65,536 positions are 1.5 MB: large enough that files are few, small enough to rewrite the last one at each flush."""
+"""Rows of a chunk, which is what a reader decodes at least; 65,536 positions are 1.5 MB."""
 
-ZSTD_LEVEL: Final = 3
-"""Measured on 2 cores with random float64: level 3 writes 260 MB/s at ratio 0.97, level 9 120 MB/s at the same ratio."""
+CHUNKS_PER_FILE: Final = 16
+"""Chunks in one file of a shard: few files, and still small enough to rewrite the last one at a flush."""
 
-_COMPRESSION: Final[list[dict[str, Any]]] = [
-    {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}},
-    {"name": "crc32c"},
-]
+COMPRESSION: Final[dict[str, Any]] = {"cname": "lz4", "clevel": 5, "blocksize": 0}
+"""Blosc: LZ4 after a shuffle of bytes. Chosen by measurement, see docs/decisions/0006-codec.md."""
+
+_CRC32C: Final[dict[str, Any]] = {"name": "crc32c"}
 _BYTES: Final[dict[str, Any]] = {"name": "bytes", "configuration": {"endian": "little"}}
+
+SAMPLES_MASK: Final = "meta/samples_mask"
+"""The array whose length the other reader takes for the number of systems."""
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -51,7 +54,7 @@ RESERVED_ATTRIBUTES: Final = frozenset({"format", "format_version", "num_samples
 
 @dataclass(frozen=True, slots=True)
 class Chunking:
-    """Rows of a chunk for system and for atom arrays, and of the output shards that hold several chunks (0: plain chunks)."""
+    """Rows of a chunk for system and for atom arrays, and of the files that hold several chunks (0: a file for each chunk)."""
 
     system_rows: int = SYSTEM_CHUNK_ROWS
     atom_rows: int = ATOM_CHUNK_ROWS
@@ -64,8 +67,17 @@ class Chunking:
                 seen = f"chunks of {rows} rows in output shards of {shard_rows} rows"
                 raise StoreError(f"{seen} do not fit: an output shard is a whole number of chunks. Choose such numbers.")
 
+    @classmethod
+    def of_shards(cls, system_rows: int = SYSTEM_CHUNK_ROWS, atom_rows: int = ATOM_CHUNK_ROWS) -> Self:
+        """Return chunks of so many rows, `CHUNKS_PER_FILE` of them in a file.
+
+        >>> Chunking.of_shards(atom_rows=10).atom_shard_rows
+        160
+        """
+        return cls(system_rows, atom_rows, CHUNKS_PER_FILE * system_rows, CHUNKS_PER_FILE * atom_rows)
+
     def rows(self, level: Level) -> tuple[int, int]:
-        """Rows of a chunk and of an output shard at `level`."""
+        """Rows of a chunk and of a file that holds several, at `level`."""
         if level is Level.SYSTEM:
             return self.system_rows, self.system_shard_rows
         return self.atom_rows, self.atom_shard_rows
@@ -93,6 +105,17 @@ class ArraySpec:
         return np.dtypes.StringDType() if self.dtype == "string" else np.dtype(self.dtype)
 
     @property
+    def chunks_per_file(self) -> int:
+        """Chunks in one file."""
+        return self.object_rows // self.chunk_rows
+
+    @property
+    def compression(self) -> dict[str, Any]:
+        """Configuration of the codec "blosc"; bytes of numbers are shuffled, which single bytes and text do not need."""
+        size = 1 if self.dtype == "string" else np.dtype(self.dtype).itemsize
+        return {**COMPRESSION, "typesize": size, "shuffle": "shuffle" if size > 1 else "noshuffle"}
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of a row in memory; of text, a guess."""
         item = 64 if self.dtype == "string" else np.dtype(self.dtype).itemsize
@@ -106,12 +129,12 @@ class ArraySpec:
         """The array's zarr.json when it has `n_rows` rows."""
         fill: Any = {"bool": False, "string": ""}.get(self.dtype, 0.0 if self.dtype.startswith("float") else 0)
         serializer = {"name": "vlen-utf8", "configuration": {}} if self.dtype == "string" else _bytes_codec(self.dtype)
-        codecs = [serializer, *_COMPRESSION]
+        codecs = [serializer, {"name": "blosc", "configuration": self.compression}, _CRC32C]
         if self.shard_rows:
             inner = {
                 "chunk_shape": [self.chunk_rows, *self.trailing],
                 "codecs": codecs,
-                "index_codecs": [_BYTES, {"name": "crc32c"}],
+                "index_codecs": [_BYTES, _CRC32C],
                 "index_location": "end",
             }
             codecs = [{"name": "sharding_indexed", "configuration": inner}]
@@ -142,7 +165,7 @@ def field_array(field: Field, chunking: Chunking) -> ArraySpec:
 def meta_arrays(chunking: Chunking) -> tuple[ArraySpec, ...]:
     """Return the arrays of `meta/`, in the order in which a commit extends them.
 
-    `samples_mask` is last because its length is what the other reader takes for the number of systems.
+    `samples_mask` is last, see there.
     """
     system, atom = chunking.rows(Level.SYSTEM), chunking.rows(Level.ATOM)
     return (
@@ -150,7 +173,7 @@ def meta_arrays(chunking: Chunking) -> tuple[ArraySpec, ...]:
         ArraySpec("meta/edges_mask", Level.EDGE, "bool", (), *atom),
         ArraySpec("meta/edges_ptr", Level.SYSTEM, "int64", (), *system),
         ArraySpec("meta/atoms_ptr", Level.SYSTEM, "int64", (), *system),
-        ArraySpec("meta/samples_mask", Level.SYSTEM, "bool", (), *system),
+        ArraySpec(SAMPLES_MASK, Level.SYSTEM, "bool", (), *system),
     )
 
 

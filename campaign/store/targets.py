@@ -6,8 +6,10 @@ and endpoint from the environment (`AWS_…`, `GOOGLE_…`).
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
@@ -91,6 +93,26 @@ def get_bytes(store: Store, key: str) -> bytes | None:
 def set_bytes(store: Store, key: str, value: bytes) -> None:
     """Set `key`; durable when it returns, where the store is."""
     run(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
+
+
+def set_all(store: Store, jobs: Sequence[Callable[[], Mapping[str, bytes]]]) -> None:
+    """Set the keys that each of the `jobs`, which run side by side, returns; all are durable when it returns, where the store is.
+
+    When several fail, the first error is raised after all have ended.
+    """
+    if isinstance(store, DurableStore):
+        store.set_all(jobs)
+        return
+    with ThreadPoolExecutor() as pool:
+        values = {key: value for files in pool.map(lambda job: job(), jobs) for key, value in files.items()}
+
+    async def set_them() -> list[BaseException | None]:
+        buffer = default_buffer_prototype().buffer
+        return await asyncio.gather(*(store.set(key, buffer.from_bytes(value)) for key, value in values.items()), return_exceptions=True)
+
+    for result in run(set_them()):
+        if result is not None:
+            raise result
 
 
 def get_document(store: Store, key: str, where: str) -> dict[str, Any] | None:

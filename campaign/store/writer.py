@@ -22,17 +22,22 @@ from campaign.fields import Field
 from campaign.store.arrays import check_columns
 from campaign.store.commit import StoreBody, create_empty, staged
 from campaign.store.layout import Chunking, check_fields
-from campaign.store.targets import Target, describe, local_path, mapped_errors, run
+from campaign.store.targets import Target, describe, local_path, mapped_errors
 
 MAX_PENDING_BYTES: Final = 128 * 2**20
-"""Bytes that wait for the background thread before `append` waits too."""
+"""Bytes that wait for the background thread before `append` waits too; half of it is written without waiting for more."""
+
+REWRITTEN_BYTES: Final = 16 * 2**20
+"""Bytes that a timed commit may write again per `flush_s`: where the unfinished files are larger, it waits in proportion."""
 
 
 class ShardWriter:
     """Appends finished systems to one new shard; a background thread puts them on disk.
 
-    Rows are written when a chunk is full or `flush_s` seconds after they came, whichever is first. An error of the background thread is
-    raised by the next `append`, `flush` or `close`; what was committed before it stays readable.
+    Rows are written when 64 MiB of them wait, or `flush_s` seconds after they came, whichever is first. Each commit also writes the
+    unfinished file of each array again; where these are larger than 16 MiB together, a timed commit waits longer in proportion, at most
+    five times as long for the fields of a result. An error of the background thread is raised by the next `append`, `flush` or `close`;
+    what was committed before it stays readable.
 
     >>> import numpy as np
     >>> from zarr.storage import MemoryStore
@@ -60,8 +65,7 @@ class ShardWriter:
         self._pending_bytes = 0
         self._since: float | None = None
         self._n_appended = 0
-        self.waited_s = 0.0
-        """Seconds for which `append` waited because too much was waiting already."""
+        self._waited_s = 0.0
         self._flush_asked = False
         self._state = "open"
         self._error: BaseException | None = None
@@ -85,7 +89,7 @@ class ShardWriter:
             ResourceError, StoreError: it cannot be written.
         """
         checked = check_fields(fields)
-        chunking = chunking or Chunking()
+        chunking = chunking or Chunking.of_shards()
         with mapped_errors(describe(target), "creating the store"):
             store = create_empty(target, checked, attributes or {}, chunking)
         return cls(target, store, checked, attributes or {}, flush_s, chunking)
@@ -105,6 +109,11 @@ class ShardWriter:
         """Systems that are on disk and visible to readers."""
         return self._body.n_systems
 
+    @property
+    def waited_s(self) -> float:
+        """Seconds that `append` has waited for room, because the disk was slower than what was given."""
+        return self._waited_s
+
     def append(self, n_atoms: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]) -> None:
         """Add systems; atom columns hold the atoms of all of them one behind the other. Waits only when too much waits already.
 
@@ -117,19 +126,26 @@ class ShardWriter:
         n_bytes = sum(column.nbytes for column in checked.values())
         with self._lock:
             self._raise_if_broken()
-            while self._pending and self._pending_bytes + n_bytes > MAX_PENDING_BYTES:
-                since = time.monotonic()
-                self._lock.wait()
-                self.waited_s += time.monotonic() - since
-                self._raise_if_broken()
+            self._wait_for_room(n_bytes)
             if not len(counts):
                 return
             self._pending.append((counts.astype(np.int64), checked))
             self._pending_bytes += n_bytes
             self._n_appended += len(counts)
+            # The background thread is woken when there is a reason to: it would take the interpreter's lock from the caller each time.
             if self._since is None:
                 self._since = time.monotonic()
-            self._lock.notify_all()
+                self._lock.notify_all()
+            elif self._pending_bytes >= MAX_PENDING_BYTES // 2:
+                self._lock.notify_all()
+
+    def _wait_for_room(self, n_bytes: int) -> None:
+        begun = time.monotonic()
+        while self._pending and self._pending_bytes + n_bytes > MAX_PENDING_BYTES:
+            self._lock.wait()
+            self._waited_s += time.monotonic() - begun
+            begun = time.monotonic()
+            self._raise_if_broken()
 
     def annotate(self, attributes: Mapping[str, Any]) -> None:
         """Add root attributes that are known late, such as device seconds; they are written by the next commit, at the latest by `close`.
@@ -215,11 +231,8 @@ class ShardWriter:
             return None
         if self._flush_asked or self._state != "open" or self._pending_bytes >= MAX_PENDING_BYTES // 2:
             return 0.0
-        n_systems = sum(len(counts) for counts, _ in self._pending)
-        n_atoms = sum(int(counts.sum()) for counts, _ in self._pending)
-        if self._body.fills_chunk(n_systems, n_atoms):
-            return 0.0
-        return max(self._since + self._flush_s - time.monotonic(), 0.0)
+        wait_s = self._flush_s * max(self._body.unfinished_bytes / REWRITTEN_BYTES, 1.0)
+        return max(self._since + wait_s - time.monotonic(), 0.0)
 
     def _work(self) -> None:
         while True:
@@ -270,7 +283,7 @@ def write_store(
     checked = check_fields(fields)
     counts = np.asarray(n_atoms)
     values = check_columns(checked, counts, columns, describe(target))
-    chunking = chunking or Chunking()
+    chunking = chunking or Chunking.of_shards()
     batches = [(counts.astype(np.int64), values)] if len(counts) else []
     with mapped_errors(describe(target), "writing the store"):
         path = local_path(target)
@@ -280,6 +293,5 @@ def write_store(
             return
         with staged(path.absolute()) as staging:
             body = StoreBody(staging, checked, chunking, attributes or {})
-            run(body.write_empty())
-            body.write_root()
+            body.write_empty()
             body.commit(batches)

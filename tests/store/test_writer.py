@@ -189,13 +189,32 @@ def test_rows_are_on_disk_after_flush_s_without_a_call(tmp_path: Path) -> None:
         assert StoreReader.open(tmp_path / "s").n_systems == 1
 
 
-def test_a_full_chunk_is_written_without_waiting(tmp_path: Path) -> None:
-    with ShardWriter.create(tmp_path / "s", [ENERGY], flush_s=3600, chunking=Chunking(4, 64)) as writer:
-        writer.append(np.ones(4, dtype=np.int64), {"energy": np.zeros((4, 1))})
+def test_half_of_what_may_wait_is_written_without_waiting_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "MAX_PENDING_BYTES", 64)
+    with ShardWriter.create(tmp_path / "s", [ENERGY], flush_s=3600) as writer:
+        for _ in range(4):
+            writer.append(np.ones(1, dtype=np.int64), {"energy": np.zeros((1, 1))})
         deadline = time.monotonic() + 20
         while writer.n_committed < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert writer.n_committed == 4
+
+
+def test_a_timed_commit_waits_in_proportion_to_what_it_writes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two chunks of five rows are one unfinished file of some hundred bytes in each array."""
+    with ShardWriter.create(tmp_path / "s", [ENERGY], flush_s=10, chunking=Chunking.of_shards(5, 5)) as writer:
+        writer.append(np.ones(10, dtype=np.int64), {"energy": np.random.default_rng(0).normal(size=(10, 1))})
+        writer.flush()
+        unfinished = sum(path.stat().st_size for path in (tmp_path / "s").rglob("c/**/*") if path.is_file())
+        assert writer._body.unfinished_bytes == unfinished > 0
+        for allowed, wait_s in ((10 * unfinished, 10), (unfinished / 3, 30)):
+            monkeypatch.setattr(writer_module, "REWRITTEN_BYTES", allowed)
+            with writer._lock:
+                writer._since = time.monotonic()
+                due_s = writer._due_in()
+                writer._since = None
+            assert due_s is not None
+            assert wait_s - 5 < due_s <= wait_s
 
 
 def test_append_waits_when_too_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,9 +237,11 @@ def test_append_waits_when_too_much_waits(monkeypatch: pytest.MonkeyPatch) -> No
         third.start()
         third.join(0.2)
         assert third.is_alive()
+        assert writer.waited_s == 0
         gate.set()
         third.join(20)
         assert not third.is_alive()
+        assert 0.1 < writer.waited_s < 20
     assert StoreReader.open(store).n_systems == 300
 
 

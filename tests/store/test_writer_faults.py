@@ -65,6 +65,41 @@ def test_kill_9_leaves_all_that_was_acknowledged_and_right_numbers(tmp_path: Pat
     np.testing.assert_array_equal(StoreReader.open(target).read_system("energy"), values["energy"])
 
 
+CREATOR = """
+import os, sys
+from campaign.errors import StoreExistsError
+from campaign.fields import RESULT_FIELDS
+from campaign.store import ShardWriter
+
+print("ready", flush=True)
+sys.stdin.readline()
+for path in sys.argv[1:]:
+    try:
+        ShardWriter.create(path, RESULT_FIELDS, {"process": os.getpid()}).close()
+        print(os.getpid(), end=" ")
+    except StoreExistsError:
+        print(0, end=" ")
+"""
+
+
+def test_of_processes_that_create_the_same_shards_at_the_same_moment_one_gets_each(tmp_path: Path) -> None:
+    targets = [tmp_path / f"{number}.zarr" for number in range(10)]
+    command = [sys.executable, "-c", CREATOR, *map(str, targets)]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate()[0].split() for process in processes]
+    for target, answers in zip(targets, zip(*said, strict=True), strict=True):
+        (winner,) = (int(answer) for answer in answers if answer != "0")
+        assert StoreReader.open(target).attributes["process"] == winner
+    assert sorted(tmp_path.iterdir()) == sorted(targets)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Three megabytes of tmpfs; needs the right to mount."""

@@ -246,7 +246,7 @@ class ZarrData(DataSink):
         return 0.0 if self._writer is None else self._writer.waited_s
 
     def _create(self, fields: Sequence[Field], attributes: Mapping[str, Any]) -> ShardWriter:
-        chunking = Chunking(int(self._config["system_chunk_rows"]), int(self._config["atom_chunk_rows"]))
+        chunking = Chunking.of_shards(int(self._config["system_chunk_rows"]), int(self._config["atom_chunk_rows"]))
         writer = ShardWriter.create(self._target, fields, attributes, float(self._config["flush_s"]), chunking)
         _OPEN_SINKS.add(self)
         return writer
