@@ -63,7 +63,7 @@ def _write_error(path: Path, error: OSError) -> FileWriteError:
 
 
 def make_folder(folder: Path, mode: int = 0o777) -> None:
-    """Make a folder, if it is not there; its parent is.
+    """Make a folder, if it is not there; its parent is. It survives a power cut when this returns, whoever made it.
 
     Raises:
         FileWriteError: it cannot be made, or is a file.
@@ -73,6 +73,7 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
             folder.mkdir(mode=mode, exist_ok=True)
         except FileExistsError:
             raise NotADirectoryError(errno.ENOTDIR, "it is a file where a folder must be", str(folder)) from None
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

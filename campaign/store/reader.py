@@ -23,7 +23,7 @@ from campaign.errors import CampaignError, FieldError, StoreDamagedError, StoreE
 from campaign.fields import FIELDS, Field, Group, Level
 from campaign.store.csr import atom_rows, check_pointers, chunk_runs
 from campaign.store.layout import FORMAT, FORMAT_VERSION
-from campaign.store.targets import Target, describe, get_document, local_path, mapped_errors, open_target
+from campaign.store.targets import Target, describe, first_part, get_document, is_unreachable, local_path, mapped_errors, open_target
 
 Rows: TypeAlias = "slice | Sequence[int] | NDArray[np.int64]"
 """Systems to read: a slice, or positions in any order, repeats allowed."""
@@ -257,9 +257,10 @@ class StoreReader:
             return np.asarray(array[start:stop])
         except (CampaignError, MemoryError, KeyboardInterrupt):
             raise
-        except OSError as error:
-            raise StoreError(f"reading {self._where}/{path}: {error}. Check that the place can be reached and read.") from error
         except Exception as error:
+            if is_unreachable(error):
+                seen = f"reading {self._where}/{path}: {error if isinstance(error, OSError) else first_part(error)}"
+                raise StoreError(f"{seen}. Check that the place can be reached and read.") from error
             key, cause = self._find_damage(array, path, start, stop, error)
             raise StoreDamagedError(f"{self._where}/{key} cannot be decoded: {cause}. {_RESTORE}") from error
 

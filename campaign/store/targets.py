@@ -7,8 +7,10 @@ and endpoint from the environment (`AWS_…`, `GOOGLE_…`).
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -25,6 +27,27 @@ Target: TypeAlias = str | Path | Store
 """What readers and writers take."""
 
 T = TypeVar("T")
+
+CONNECT_TIMEOUT_S: Final = 5
+REQUEST_TIMEOUT_S: Final = 60
+"""A request that takes longer fails. The largest one carries an output shard, some 25 MB; at 1 MB/s that takes half of this."""
+
+MAX_RETRIES: Final = 8
+RETRY_TIMEOUT_S: Final = 120.0
+FIRST_PAUSE_S: Final = 0.1
+LAST_PAUSE_S: Final = 15.0
+"""Requests that fail by the server's fault (5xx, connection lost) or that only read and time out are sent again: at most so often,
+after a pause that doubles with each, and not once `RETRY_TIMEOUT_S` have gone by. So a dead server is an error after three minutes at
+most; a busy one (503 SlowDown) has half a minute to recover."""
+
+_CLIENT_KEYS: Final = (
+    "allow_http",
+    "allow_invalid_certificates",
+    "proxy_url",
+    "proxy_ca_certificate",
+    "proxy_excludes",
+    "root_certificate",
+)
 
 _URL_SCHEMES: Final = ("s3://", "gs://")
 
@@ -63,11 +86,16 @@ def open_target(target: Target, read_only: bool = False) -> Store:
         return target
     from obstore.store import from_url
 
+    backoff = {"init_backoff": timedelta(seconds=FIRST_PAUSE_S), "max_backoff": timedelta(seconds=LAST_PAUSE_S), "base": 2}
+    retries = {"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S), "backoff": backoff}
+    client = {"timeout": timedelta(seconds=REQUEST_TIMEOUT_S), "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S)}
+    # Options of the client that are given here put all those of the environment out of force; these must stay in force.
+    environment = {key: value for key in _CLIENT_KEYS if (value := os.environ.get(f"AWS_{key.upper()}"))}
     try:
-        return ObjectStore(from_url(str(target)), read_only=read_only)
+        return ObjectStore(from_url(str(target), client_options={**client, **environment}, retry_config=retries), read_only=read_only)
     except Exception as error:
         raise StoreError(
-            f"cannot open {target}: {_first_part(error)}. Check the URL, and the credentials and region in the environment."
+            f"cannot open {target}: {first_part(error)}. Check the URL, and the credentials and region in the environment."
         ) from error
 
 
@@ -140,9 +168,15 @@ def mapped_errors(where: str, doing: str) -> Iterator[None]:
             raise ResourceError(f"{seen}. What was committed before stays readable. Make room, then run the same command again.") from error
         raise StoreError(f"{doing} {where}: {error}. Check that the place exists and is writable.") from error
     except Exception as error:
-        raise StoreError(f"{doing} {where}: {_first_part(error)}. Check the place and its credentials.") from error
+        raise StoreError(f"{doing} {where}: {first_part(error)}. Check the place and its credentials.") from error
 
 
-def _first_part(error: Exception) -> str:
+def is_unreachable(error: Exception) -> bool:
+    """Tell whether `error` says that a place cannot be reached or read now, which says nothing about what lies there."""
+    return isinstance(error, OSError) or type(error).__module__.startswith("obstore")
+
+
+def first_part(error: Exception) -> str:
+    """Return the kind of an error and the first line of its text."""
     # obstore appends pages of its inner state, which stay in the cause.
     return f"{type(error).__name__}: {str(error).split(chr(10), 1)[0].rstrip('. ')}"
