@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -62,6 +63,16 @@ def _write_error(path: Path, error: OSError) -> FileWriteError:
     return told
 
 
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Give the errors of calls that know only a descriptor, such as write, fsync and close, their path."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def make_folder(folder: Path, mode: int = 0o777) -> None:
     """Make a folder, if it is not there; its parent is. It survives a power cut when this returns, whoever made it.
 
@@ -78,11 +89,12 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with naming(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -121,6 +133,17 @@ def write_volatile(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON with `write_whole`."""
     write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def json_checksum(document: Any) -> str:
+    """Return a fingerprint of what a JSON document says, however it is laid out: a changed bit may give another document that is legal.
+
+    >>> json_checksum({"a": 1, "b": [2]}) == json_checksum({"b": (2,), "a": 1}) != json_checksum({"a": 1, "b": [3]})
+    True
+    """
+    # Through JSON and back, so that what is to be written and what was read are the same.
+    plain = json.loads(json.dumps(document))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
 def create_whole(path: Path, data: bytes) -> None:

@@ -22,7 +22,7 @@ from typing import Final
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
-from campaign.files import sync_folder, writing
+from campaign.files import naming, sync_folder, writing
 
 PARTIAL_SUFFIX: Final = ".partial"
 """Ends the name of every file and folder that is not whole yet."""
@@ -61,7 +61,7 @@ def write_durably(path: Path, data: bytes | bytearray | memoryview, exclusive: b
     partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}{PARTIAL_SUFFIX}")
     try:
         # buffering=0: what write() acknowledges has reached the kernel, and close() has nothing left that could fail unseen.
-        with partial.open("xb", buffering=0) as file:
+        with naming(path), partial.open("xb", buffering=0) as file:
             view = memoryview(data).cast("B")
             while view:
                 view = view[file.write(view) :]

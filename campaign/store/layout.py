@@ -45,7 +45,7 @@ _BYTES: Final[dict[str, Any]] = {"name": "bytes", "configuration": {"endian": "l
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-RESERVED_ATTRIBUTES: Final = frozenset({"format", "format_version", "num_samples", "fields", "labels"})
+RESERVED_ATTRIBUTES: Final = frozenset({"format", "format_version", "num_samples", "fields", "labels", "checksum"})
 """Root attributes that are the layout's own."""
 
 

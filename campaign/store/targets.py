@@ -20,11 +20,14 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, ObjectStore
 
 from campaign.errors import CampaignError, ResourceError, StoreDamagedError, StoreError
-from campaign.files import NO_ROOM
+from campaign.files import NO_ROOM, json_checksum, naming
 from campaign.store.durable import DurableStore
 
 Target: TypeAlias = str | Path | Store
 """What readers and writers take."""
+
+CHECKSUM: Final = "checksum"
+"""Attribute of every Zarr document of ours: a fingerprint of the rest of the document."""
 
 T = TypeVar("T")
 
@@ -90,9 +93,11 @@ def open_target(target: Target, read_only: bool = False) -> Store:
     retries = {"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S), "backoff": backoff}
     client = {"timeout": timedelta(seconds=REQUEST_TIMEOUT_S), "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S)}
     # Options of the client that are given here put all those of the environment out of force; these must stay in force.
-    environment = {key: value for key in _CLIENT_KEYS if (value := os.environ.get(f"AWS_{key.upper()}"))}
+    prefix = "AWS" if str(target).startswith("s3") else "GOOGLE"
+    environment = {key: value for key in _CLIENT_KEYS if (value := os.environ.get(f"{prefix}_{key.upper()}"))}
+    options: dict[str, Any] = {"client_options": {**client, **environment}, "retry_config": retries}
     try:
-        return ObjectStore(from_url(str(target), client_options={**client, **environment}, retry_config=retries), read_only=read_only)
+        return ObjectStore(from_url(str(target), **options), read_only=read_only)
     except Exception as error:
         raise StoreError(
             f"cannot open {target}: {first_part(error)}. Check the URL, and the credentials and region in the environment."
@@ -122,12 +127,13 @@ def set_bytes(store: Store, key: str, value: bytes) -> None:
 
 
 def get_document(store: Store, key: str, where: str) -> dict[str, Any] | None:
-    """Return the JSON object at `key`, or None if there is none.
+    """Return the JSON object at `key`, or None if there is none. The checksum that `encode_document` added is compared and left out.
 
     Raises:
-        StoreDamagedError: it is there, but is no JSON object.
+        StoreDamagedError: it is there, but is no JSON object, or not the one that was written.
     """
-    raw = get_bytes(store, key)
+    with naming(f"{where}/{key}"):
+        raw = get_bytes(store, key)
     if raw is None:
         return None
     try:
@@ -136,6 +142,10 @@ def get_document(store: Store, key: str, where: str) -> dict[str, Any] | None:
         raise StoreDamagedError(f"{where}/{key} is no JSON: {error}. Restore the file, or drop this store.") from error
     if not isinstance(document, dict):
         raise StoreDamagedError(f"{where}/{key} is no JSON object. Restore the file, or drop this store.")
+    attributes = document.get("attributes")
+    # Stores of other programs, and ours of the first releases, have none.
+    if isinstance(attributes, dict) and (noted := attributes.pop(CHECKSUM, None)) is not None and noted != json_checksum(document):
+        raise StoreDamagedError(f"{where}/{key} was changed: its checksum is not {noted!r}. Restore the file, or drop this store.")
     return document
 
 
@@ -145,7 +155,11 @@ def set_document(store: Store, key: str, document: Mapping[str, Any]) -> None:
 
 
 def encode_document(document: Mapping[str, Any]) -> bytes:
-    """Return a JSON object as the bytes that are stored."""
+    """Return a JSON object as the bytes that are stored. One of Zarr gets a checksum among its attributes, since no codec protects it."""
+    if "node_type" in document:
+        attributes = {key: value for key, value in document.get("attributes", {}).items() if key != CHECKSUM}
+        plain = {**document, "attributes": attributes}
+        document = {**plain, "attributes": {**attributes, CHECKSUM: json_checksum(plain)}}
     return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
