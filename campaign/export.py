@@ -63,6 +63,9 @@ def run_export(paths: CampaignPaths, format: str, output: str | Path, where: str
     if output.is_dir() or (os.path.lexists(output) and not force):
         kind = "a folder" if output.is_dir() else "there already"
         raise SpecError(f"{output} is {kind}, and export does not replace it. Give another name, or --force for a file.")
+    if not output.parent.is_dir():
+        # SQLite and LMDB would each say so in their own way.
+        raise ResourceError(f"cannot write {output}: its folder is not there. Give a folder that exists, is writable and has room.")
     view = open_store(paths)
     view = (view.select(where) if where else view).resolve()
     n_without_atoms = int(np.count_nonzero(view.source.n_atoms == 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -63,7 +64,7 @@ def _write_error(path: Path, error: OSError) -> FileWriteError:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: Path | str) -> Iterator[None]:
     """Give the errors of calls that know only a descriptor, such as write, fsync and close, their path."""
     try:
         yield
@@ -73,7 +74,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def make_folder(folder: Path, mode: int = 0o777) -> None:
-    """Make a folder, if it is not there; its parent is.
+    """Make a folder, if it is not there; its parent is. It survives a power cut when this returns, whoever made it.
 
     Raises:
         FileWriteError: it cannot be made, or is a file.
@@ -83,6 +84,7 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
             folder.mkdir(mode=mode, exist_ok=True)
         except FileExistsError:
             raise NotADirectoryError(errno.ENOTDIR, "it is a file where a folder must be", str(folder)) from None
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -131,6 +133,17 @@ def write_volatile(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON with `write_whole`."""
     write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def json_checksum(document: Any) -> str:
+    """Return a fingerprint of what a JSON document says, however it is laid out: a changed bit may give another document that is legal.
+
+    >>> json_checksum({"a": 1, "b": [2]}) == json_checksum({"b": (2,), "a": 1}) != json_checksum({"a": 1, "b": [3]})
+    True
+    """
+    # Through JSON and back, so that what is to be written and what was read are the same.
+    plain = json.loads(json.dumps(document))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
 def create_whole(path: Path, data: bytes) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from campaign.constraints import import_spglib, symprec_of
 from campaign.errors import CampaignExistsError, SpecError
 from campaign.fields import INPUT_FIELDS, encode_error
+from campaign.files import sync_folder
 from campaign.outcomes import RUNNING, Outcome
 from campaign.paths import DIRECTORY_MODE, CampaignPaths
 from campaign.spec import CampaignSpec, freeze_spec, read_frozen_spec
@@ -279,6 +280,7 @@ def _create_directory(spec: CampaignSpec) -> None:
     try:
         make_folder_durably(paths.root.parent)
         paths.root.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        sync_folder(paths.root.parent)
         # mkdir's mode passes through the umask, and the directory may have been there.
         paths.root.chmod(DIRECTORY_MODE)
         freeze_spec(spec)

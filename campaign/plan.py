@@ -21,7 +21,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from campaign.errors import ArgumentError, StoreDamagedError, StoreExistsError
-from campaign.files import create_whole, make_folder
+from campaign.files import create_whole, json_checksum, make_folder
 from campaign.paths import CampaignPaths
 from campaign.progress import read_outcomes
 from campaign.spec import CampaignSpec
@@ -58,7 +58,7 @@ class RoundPlan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as its file holds it."""
-        return {
+        values = {
             "format_version": FORMAT_VERSION,
             "round": self.round,
             "token": self.token,
@@ -67,6 +67,7 @@ class RoundPlan:
             "n_atoms": list(self.n_atoms),
             "order": self.order.tolist(),
         }
+        return {**values, "checksum": json_checksum(values)}
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -77,11 +78,14 @@ class RoundPlan:
         """
         try:
             values = json.loads(path.read_bytes())
+            noted = values.pop("checksum", None)  # plans of the first releases have none
+            if noted is not None and values["format_version"] == FORMAT_VERSION and noted != json_checksum(values):
+                raise ValueError(f"its checksum is not {noted!r}: it was changed")
             order = np.array(values["order"], dtype=np.int64)
             plan = cls(int(values["round"]), str(values["token"]), int(values["array_tasks"]), order, tuple(values["n_atoms"]))
             if values["format_version"] != FORMAT_VERSION or order.ndim != 1 or values["n_systems"] != len(order):
                 raise ValueError(f"format_version {values['format_version']}, {values['n_systems']} systems, {order.size} ids")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreDamagedError(
                 f"{path} is no plan that can be read ({type(error).__name__}: {error}). Plans are written once, whole. "
                 "Move the file away; `campaign resume` plans what is left anew."

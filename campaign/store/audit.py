@@ -57,6 +57,11 @@ def audit_store(target: Target, fields: Sequence[Field], advice: str) -> Audit:
     except StoreError as error:
         return Audit(0, 0, (Finding(str(error), where, advice),))
     findings = [Finding(text, where, advice) for text in _field_faults(reader, fields)]
+    try:
+        differing = reader.differing_copies()
+        findings += [Finding("It is not what the root's zarr.json says it is.", f"{where}/{path}/zarr.json", advice) for path in differing]
+    except StoreError as error:
+        findings.append(Finding(str(error), where, advice))
     n_bytes = 0
     n_atoms: int | None = None
     try:

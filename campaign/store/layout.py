@@ -48,7 +48,7 @@ SAMPLES_MASK: Final = "meta/samples_mask"
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-RESERVED_ATTRIBUTES: Final = frozenset({"format", "format_version", "num_samples", "fields", "labels"})
+RESERVED_ATTRIBUTES: Final = frozenset({"format", "format_version", "num_samples", "fields", "labels", "checksum"})
 """Root attributes that are the layout's own."""
 
 

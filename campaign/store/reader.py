@@ -23,7 +23,7 @@ from campaign.errors import CampaignError, FieldError, StoreDamagedError, StoreE
 from campaign.fields import FIELDS, Field, Group, Level
 from campaign.store.csr import atom_rows, check_pointers, chunk_runs
 from campaign.store.layout import FORMAT, FORMAT_VERSION
-from campaign.store.targets import Target, describe, get_document, local_path, mapped_errors, open_target
+from campaign.store.targets import Target, describe, first_part, get_document, is_unreachable, local_path, mapped_errors, open_target
 
 Rows: TypeAlias = "slice | Sequence[int] | NDArray[np.int64]"
 """Systems to read: a slice, or positions in any order, repeats allowed."""
@@ -168,8 +168,23 @@ class StoreReader:
                 document = self._documents.get(path) or get_document(self._store, f"{path}/zarr.json", self._where)
                 if document is None:
                     raise StoreDamagedError(f"{self._where}/{path}/zarr.json is missing, though the store lists the array. {_RESTORE}")
-                self._arrays[path] = zarr.Array.from_dict(StorePath(self._store, path), document)
+                try:
+                    self._arrays[path] = zarr.Array.from_dict(StorePath(self._store, path), document)
+                except Exception as error:
+                    # Whatever zarr raises here means that the document is not the one that was written.
+                    seen = f"{self._where}/{path}/zarr.json describes no array that can be read: {first_part(error)}"
+                    raise StoreDamagedError(f"{seen}. {_RESTORE}") from error
         return self._arrays[path]
+
+    def differing_copies(self) -> list[str]:
+        """Return the members whose own document is not the copy in the root document, which is the one that readers follow.
+
+        Raises:
+            StoreDamagedError: one of them is no document.
+        """
+        with mapped_errors(self._where, "reading"):
+            own = {path: get_document(self._store, f"{path}/zarr.json", self._where) for path in self._documents}
+        return [path for path, document in own.items() if document != self._documents[path]]
 
     def _pointers(self) -> Int64[ndarray, " N+1"]:
         if self._ptr is None:
@@ -212,6 +227,10 @@ class StoreReader:
         groups = {**attributes.get("fields", {}), "labels": attributes.get("labels", {})}
         for group in Group:
             for name, level in groups.get(group, {}).items():
+                if not name or "/" in name or name in (".", ".."):
+                    raise StoreDamagedError(
+                        f"{self._where}/zarr.json lists a field {name!r}, which is no name: it would lead elsewhere. {_RESTORE}"
+                    )
                 known = FIELDS.get(name)
                 if known is not None and self._ours:
                     yield known
@@ -257,9 +276,10 @@ class StoreReader:
             return np.asarray(array[start:stop])
         except (CampaignError, MemoryError, KeyboardInterrupt):
             raise
-        except OSError as error:
-            raise StoreError(f"reading {self._where}/{path}: {error}. Check that the place can be reached and read.") from error
         except Exception as error:
+            if is_unreachable(error):
+                seen = f"reading {self._where}/{path}: {error if isinstance(error, OSError) else first_part(error)}"
+                raise StoreError(f"{seen}. Check that the place can be reached and read.") from error
             key, cause = self._find_damage(array, path, start, stop, error)
             raise StoreDamagedError(f"{self._where}/{key} cannot be decoded: {cause}. {_RESTORE}") from error
 
@@ -275,7 +295,7 @@ class StoreReader:
 
 
 class _NothingMissing(WrapperStore[Store]):
-    """A store in which a chunk that is not there is damage, where Zarr would take it for zeros."""
+    """A store in which a chunk that is not there, or empty, is damage, where Zarr would take it for zeros."""
 
     def __init__(self, store: Store, where: str = "") -> None:
         super().__init__(store)
@@ -288,6 +308,9 @@ class _NothingMissing(WrapperStore[Store]):
         value = await self._store.get(key, prototype, byte_range)
         if value is None and not key.endswith("zarr.json"):
             raise StoreDamagedError(f"{self._place}/{key} is missing, though its rows are committed. {_RESTORE}")
+        if value is not None and not len(value) and not key.endswith("zarr.json"):
+            # Zarr takes an output shard without a single byte for one without chunks, whose rows are zeros.
+            raise StoreDamagedError(f"{self._place}/{key} is empty or cut short, though its rows are committed. {_RESTORE}")
         return value
 
 

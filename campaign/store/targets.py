@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -20,13 +22,37 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore, ObjectStore
 
 from campaign.errors import CampaignError, ResourceError, StoreDamagedError, StoreError
-from campaign.files import NO_ROOM
+from campaign.files import NO_ROOM, json_checksum, naming
 from campaign.store.durable import DurableStore
 
 Target: TypeAlias = str | Path | Store
 """What readers and writers take."""
 
+CHECKSUM: Final = "checksum"
+"""Attribute of every Zarr document of ours: a fingerprint of the rest of the document."""
+
 T = TypeVar("T")
+
+CONNECT_TIMEOUT_S: Final = 5
+REQUEST_TIMEOUT_S: Final = 60
+"""A request that takes longer fails. The largest one carries an output shard, some 25 MB; at 1 MB/s that takes half of this."""
+
+MAX_RETRIES: Final = 8
+RETRY_TIMEOUT_S: Final = 120.0
+FIRST_PAUSE_S: Final = 0.1
+LAST_PAUSE_S: Final = 15.0
+"""Requests that fail by the server's fault (5xx, connection lost) or that only read and time out are sent again: at most so often,
+after a pause that doubles with each, and not once `RETRY_TIMEOUT_S` have gone by. So a dead server is an error after three minutes at
+most; a busy one (503 SlowDown) has half a minute to recover."""
+
+_CLIENT_KEYS: Final = (
+    "allow_http",
+    "allow_invalid_certificates",
+    "proxy_url",
+    "proxy_ca_certificate",
+    "proxy_excludes",
+    "root_certificate",
+)
 
 _URL_SCHEMES: Final = ("s3://", "gs://")
 
@@ -65,11 +91,18 @@ def open_target(target: Target, read_only: bool = False) -> Store:
         return target
     from obstore.store import from_url
 
+    backoff = {"init_backoff": timedelta(seconds=FIRST_PAUSE_S), "max_backoff": timedelta(seconds=LAST_PAUSE_S), "base": 2}
+    retries = {"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=RETRY_TIMEOUT_S), "backoff": backoff}
+    client = {"timeout": timedelta(seconds=REQUEST_TIMEOUT_S), "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S)}
+    # Options of the client that are given here put all those of the environment out of force; these must stay in force.
+    prefix = "AWS" if str(target).startswith("s3") else "GOOGLE"
+    environment = {key: value for key in _CLIENT_KEYS if (value := os.environ.get(f"{prefix}_{key.upper()}"))}
+    options: dict[str, Any] = {"client_options": {**client, **environment}, "retry_config": retries}
     try:
-        return ObjectStore(from_url(str(target)), read_only=read_only)
+        return ObjectStore(from_url(str(target), **options), read_only=read_only)
     except Exception as error:
         raise StoreError(
-            f"cannot open {target}: {_first_part(error)}. Check the URL, and the credentials and region in the environment."
+            f"cannot open {target}: {first_part(error)}. Check the URL, and the credentials and region in the environment."
         ) from error
 
 
@@ -116,12 +149,13 @@ def set_all(store: Store, jobs: Sequence[Callable[[], Mapping[str, bytes]]]) -> 
 
 
 def get_document(store: Store, key: str, where: str) -> dict[str, Any] | None:
-    """Return the JSON object at `key`, or None if there is none.
+    """Return the JSON object at `key`, or None if there is none. The checksum that `encode_document` added is compared and left out.
 
     Raises:
-        StoreDamagedError: it is there, but is no JSON object.
+        StoreDamagedError: it is there, but is no JSON object, or not the one that was written.
     """
-    raw = get_bytes(store, key)
+    with naming(f"{where}/{key}"):
+        raw = get_bytes(store, key)
     if raw is None:
         return None
     try:
@@ -130,6 +164,10 @@ def get_document(store: Store, key: str, where: str) -> dict[str, Any] | None:
         raise StoreDamagedError(f"{where}/{key} is no JSON: {error}. Restore the file, or drop this store.") from error
     if not isinstance(document, dict):
         raise StoreDamagedError(f"{where}/{key} is no JSON object. Restore the file, or drop this store.")
+    attributes = document.get("attributes")
+    # Stores of other programs, and ours of the first releases, have none.
+    if isinstance(attributes, dict) and (noted := attributes.pop(CHECKSUM, None)) is not None and noted != json_checksum(document):
+        raise StoreDamagedError(f"{where}/{key} was changed: its checksum is not {noted!r}. Restore the file, or drop this store.")
     return document
 
 
@@ -139,7 +177,11 @@ def set_document(store: Store, key: str, document: Mapping[str, Any]) -> None:
 
 
 def encode_document(document: Mapping[str, Any]) -> bytes:
-    """Return a JSON object as the bytes that are stored."""
+    """Return a JSON object as the bytes that are stored. One of Zarr gets a checksum among its attributes, since no codec protects it."""
+    if "node_type" in document:
+        attributes = {key: value for key, value in document.get("attributes", {}).items() if key != CHECKSUM}
+        plain = {**document, "attributes": attributes}
+        document = {**plain, "attributes": {**attributes, CHECKSUM: json_checksum(plain)}}
     return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
@@ -162,9 +204,15 @@ def mapped_errors(where: str, doing: str) -> Iterator[None]:
             raise ResourceError(f"{seen}. What was committed before stays readable. Make room, then run the same command again.") from error
         raise StoreError(f"{doing} {where}: {error}. Check that the place exists and is writable.") from error
     except Exception as error:
-        raise StoreError(f"{doing} {where}: {_first_part(error)}. Check the place and its credentials.") from error
+        raise StoreError(f"{doing} {where}: {first_part(error)}. Check the place and its credentials.") from error
 
 
-def _first_part(error: Exception) -> str:
+def is_unreachable(error: Exception) -> bool:
+    """Tell whether `error` says that a place cannot be reached or read now, which says nothing about what lies there."""
+    return isinstance(error, OSError) or type(error).__module__.startswith("obstore")
+
+
+def first_part(error: Exception) -> str:
+    """Return the kind of an error and the first line of its text."""
     # obstore appends pages of its inner state, which stay in the cause.
     return f"{type(error).__name__}: {str(error).split(chr(10), 1)[0].rstrip('. ')}"

@@ -43,6 +43,7 @@ class ShardMachine(RuleBasedStateMachine):
         self.paths = CampaignPaths(self.folder)
         write_store(self.paths.inputs, INPUT_FIELDS, self.sizes, columns)
         self.twins: dict[str, TwinShard] = {}
+        self.opened: dict[str, tuple[StoreReader, int]] = {}
         self.seed = 0
 
     def open_writer(self, path: Path, system_rows: int, atom_rows: int) -> tuple[ShardWriter, FailingStore]:
@@ -104,6 +105,18 @@ class ShardMachine(RuleBasedStateMachine):
     def read_while_written(self) -> None:
         """A reader that opens now sees a prefix with the right numbers."""
         self.twin.check(StoreReader.open(self.folder / self.name))
+
+    @rule()
+    def reopen(self) -> None:
+        """Readers that were opened earlier still see what they saw then; opened again, they see what was committed since."""
+        for name, (reader, n_systems) in self.opened.items():
+            if reader.n_systems != n_systems:
+                raise AssertionError(f"{name} showed {n_systems} systems and now {reader.n_systems}, to a reader that stayed open")
+            compare_rows(reader, self.twins[name].rows[:n_systems])
+            if StoreReader.open(self.folder / name).n_systems < n_systems:
+                raise AssertionError(f"{name} showed {n_systems} systems, and fewer when it was opened again")
+        again = StoreReader.open(self.folder / self.name)
+        self.opened[self.name] = (again, again.n_systems)
 
     @precondition(lambda self: len(self.twins) > 1)
     @rule(budget_bytes=st.sampled_from([2**30, 2**28]))

@@ -14,6 +14,7 @@ from numpy import ndarray
 from campaign.dynamics.sinks import DataSink, ZarrData
 from campaign.errors import StoreExistsError, StoreNotFoundError
 from campaign.fields import RESULT_FIELDS, TRAJECTORY_FIELDS
+from campaign.files import make_folder
 from campaign.hooks import Hook
 from campaign.paths import DIRECTORY_MODE, CampaignPaths, ShardName
 from campaign.spec import CampaignSpec
@@ -29,7 +30,7 @@ def create_shard(paths: CampaignPaths, first: ShardName, spec: CampaignSpec, att
         StoreExistsError: all attempts are taken.
         ResourceError, StoreError: it cannot be written.
     """
-    paths.shards.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+    make_folder(paths.shards, DIRECTORY_MODE)
     for attempt in range(first.attempt, MOST_ATTEMPTS):
         name = replace(first, attempt=attempt)
         try:
@@ -56,7 +57,7 @@ def with_trajectory(
     if not spec.trajectory.every:
         return results, []
     folder = paths.trajectory_shard(name)
-    folder.parent.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+    make_folder(folder.parent, DIRECTORY_MODE)
     # The name is new, since that of the results is.
     frames = closing.enter_context(ZarrData(folder, capacity=2**62, config={"flush_s": spec.execution.flush_s}, fields=TRAJECTORY_FIELDS))
     return AfterTrajectory(results, frames), [TrajectoryHook(frames, spec.trajectory.every)]
