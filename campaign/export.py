@@ -54,7 +54,7 @@ def run_export(paths: CampaignPaths, format: str, output: str | Path, where: str
 
     >>> run_export(CampaignPaths.open("runs/cu-au"), "extxyz", "low.extxyz", "outcome == 'converged'")  # doctest: +SKIP
     """
-    from campaign.analysis import open_store  # brings numpy's and ASE's larger parts; `campaign --help` does without
+    from campaign.analysis import StoreView  # brings numpy's and ASE's larger parts; `campaign --help` does without
 
     start_s = time.monotonic()
     output = Path(output).absolute()
@@ -63,7 +63,7 @@ def run_export(paths: CampaignPaths, format: str, output: str | Path, where: str
     if output.is_dir() or (os.path.lexists(output) and not force):
         kind = "a folder" if output.is_dir() else "there already"
         raise SpecError(f"{output} is {kind}, and export does not replace it. Give another name, or --force for a file.")
-    view = open_store(paths)
+    view = StoreView.open(paths)
     view = (view.select(where) if where else view).resolve()
     n_without_atoms = int(np.count_nonzero(view.source.n_atoms == 0))
     if format != "parquet" and n_without_atoms:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from campaign.analysis import open_store
+import campaign
 from campaign.consolidate import run_consolidate
 from campaign.errors import IncompleteError, ModelMismatchError, ResourceError, StoreDamagedError, StoreError
 from campaign.fields import CARRIED_FIELDS, RESULT_FIELDS, STORE_FIELDS, TRAJECTORY_FIELDS
@@ -277,6 +277,6 @@ def test_shards_of_an_older_format_are_verified_and_consolidated(paths: Campaign
     assert (store.read_system("n_fragments", old) == 0).all()
     new = np.setdiff1d(np.flatnonzero(store.read_system("outcome")[:, 0] == Outcome.CONVERGED), old)
     assert (store.read_system("n_fragments", new) >= 1).all()
-    table = open_store(paths.root).frame(["energy", "energy_per_atom", "n_atoms"])
+    table = campaign.open(paths.root).frame(["energy", "energy_per_atom", "n_atoms"])
     known = table[table["energy"].notna()]
     np.testing.assert_allclose(known["energy_per_atom"], known["energy"] / known["n_atoms"], rtol=1e-15)

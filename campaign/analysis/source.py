@@ -135,6 +135,16 @@ class Source:
             counts[here] = part.n_atoms(self.row_of[here])
         return counts
 
+    @cached_property
+    def system_ids(self) -> Int64[ndarray, " N"]:
+        """Id of each system; its row where its part has none."""
+        ids = self.row_of.copy()
+        for at, part in enumerate(self.parts):
+            if "system_id" in part.fields:
+                here = self.part_of == at
+                ids[here] = part.reader.read_system("system_id", self.row_of[here]).ravel()
+        return ids
+
     def field(self, name: str) -> Field:
         """Return a field.
 
