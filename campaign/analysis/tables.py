@@ -65,7 +65,8 @@ def _outcomes(values: Values, n_atoms: Int64[ndarray, " N"]) -> NDArray[Any]:
         labels[outcome] = outcome.label
     codes = values["outcome"].ravel()
     # The last label is for whatever is no outcome.
-    return labels[np.where((codes >= 0) & (codes <= max(Outcome)), codes, len(labels) - 1)]
+    made: NDArray[Any] = labels[np.where((codes >= 0) & (codes <= max(Outcome)), codes, len(labels) - 1)]
+    return made
 
 
 def _errors(values: Values, n_atoms: Int64[ndarray, " N"]) -> NDArray[Any]:
