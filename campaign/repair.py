@@ -10,9 +10,8 @@ Each step leaves a campaign that is at least as good as before, so a repair may 
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -28,15 +27,13 @@ from campaign.files import write_json
 from campaign.ingest import write_inputs
 from campaign.outcomes import Outcome
 from campaign.paths import CampaignPaths
-from campaign.plan import FORMAT_VERSION as PLAN_VERSION
-from campaign.plan import RoundPlan
 from campaign.progress import is_at_work
+from campaign.repair_records import damaged_records, readable_rank_records
 from campaign.spec import CampaignSpec, read_frozen_spec
 from campaign.store.aside import Aside, finish_earlier
 from campaign.store.durable import exclusive_lock
 from campaign.store.reader import StoreReader
 from campaign.store.salvage import Salvage, assess, write_salvaged
-from campaign.worker.records import RankRecord, read_rank_record
 
 _FEW: Final = 5
 _RUNNING: Final = "Wait for it, or `campaign cancel`; then repair."
@@ -123,14 +120,12 @@ def run_repair(paths: CampaignPaths, dry_run: bool = False, on_look: OnLook | No
 
 
 def _refuse_running(paths: CampaignPaths) -> None:
-    for round_ in paths.rounds():
-        for file in _files(paths.rank_records(round_)):
-            record = _record(file)
-            if record is not None and is_at_work(paths, record):
-                raise StoreError(
-                    f"{paths.root} runs: rank {record.name.rank} of round {round_} is at work as process {record.process.pid} on "
-                    f"{record.process.host}. {_RUNNING}"
-                )
+    for record in readable_rank_records(paths):
+        if is_at_work(paths, record):
+            raise StoreError(
+                f"{paths.root} runs: rank {record.name.rank} of round {record.name.round} is at work as process {record.process.pid} on "
+                f"{record.process.host}. {_RUNNING}"
+            )
 
 
 @dataclass
@@ -353,44 +348,16 @@ class _Repair:
                     return f"other elements than {name} has"
         return ""
 
-    # Records of rounds
-
     def _repair_records(self) -> None:
-        for round_ in self.paths.rounds():
-            plan, submission = self.paths.plan(round_), self.paths.submission(round_)
-            is_readable = _is_json(submission, dict)
-            try:
-                RoundPlan.read(plan)
-            except StoreError:
-                self._repair_plan(round_, is_submitted=is_readable)
-            if submission.exists() and not is_readable:
-                self._take_out(submission, "It is moved away; `campaign resume` submits that round again, without what is done.")
-            for folder in (self.paths.rank_records(round_), self.paths.job_records(round_)):
-                for file in _files(folder):
-                    is_rank = folder == self.paths.rank_records(round_)
-                    if _record(file) is None if is_rank else not _is_json(file, dict):
-                        self._take_out(file, "It is moved away; what is done is in the shards.")
-        if self.paths.timings.exists() and not _is_json(self.paths.timings, list):
-            self._take_out(self.paths.timings, "It is moved away; times are counted anew.")
-
-    def _repair_plan(self, round_: int, is_submitted: bool) -> None:
-        """A plan that was never submitted is planned anew; one that was keeps its number, with nothing in it."""
-        plan = self.paths.plan(round_)
-        if not is_submitted:
-            self._take_out(plan, "It was never submitted; `campaign resume` plans what is left.")
-            return
-        self._step(
-            plan, ("it is no plan that can be read",), "Its round gets a plan with nothing in it; `campaign resume` plans what is left."
-        )
-        if not self.dry_run:
-            empty = RoundPlan(round_, "0" * 32, 1, np.zeros(0, dtype=np.int64), (0,))
-            write_json(self._aside.staging(plan), {**empty.to_json(), "format_version": PLAN_VERSION})
-            self._aside.replace(plan)
-
-    def _take_out(self, file: Path, does: str) -> None:
-        self._step(file, ("it cannot be read",), does)
-        if not self.dry_run:
-            self._aside.take_out(file)
+        for found in damaged_records(self.paths):
+            self._step(found.file, (found.seen,), found.does)
+            if self.dry_run:
+                continue
+            if found.replacement is None:
+                self._aside.take_out(found.file)
+            else:
+                write_json(self._aside.staging(found.file), found.replacement)
+                self._aside.replace(found.file)
 
     def _step(self, live: Path, seen: tuple[str, ...], does: str, n_kept: int = 0, n_lost: int = 0, lost_ids: tuple[int, ...] = ()) -> None:
         self.steps.append(RepairStep(str(live.relative_to(self.paths.root)), seen, does, n_kept, n_lost, lost_ids))
@@ -398,25 +365,6 @@ class _Repair:
     def _look(self, what: str, n_done: int, n_total: int) -> None:
         if self.on_look is not None:
             self.on_look(what, n_done, n_total)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    if folder.is_dir():
-        yield from sorted(file for file in folder.iterdir() if file.suffix == ".json" and not file.name.startswith("."))
-
-
-def _record(file: Path) -> RankRecord | None:
-    try:
-        return read_rank_record(file)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _is_json(file: Path, kind: type) -> bool:
-    try:
-        return isinstance(json.loads(file.read_bytes()), kind)
-    except (OSError, ValueError):
-        return False
 
 
 def _equal(first: ndarray[Any, Any], second: ndarray[Any, Any]) -> bool:

@@ -25,6 +25,7 @@ from campaign.analysis.composition import Compositions
 from campaign.analysis.select import Where, parse_where
 from campaign.analysis.source import Block, Source, live_source, store_source
 from campaign.analysis.structure import atoms_from_row
+from campaign.analysis.systems import Systems, systems_of
 from campaign.analysis.tables import INFO_PREFIX, block_mask, columns_of, empty_frame, masked, read_table
 from campaign.errors import ContractError, FieldError, SpecError, StoreError
 from campaign.fields import Field, Level
@@ -42,31 +43,6 @@ T = TypeVar("T")
 
 _READ_AHEAD: Final = 1024
 """Structures that iteration reads at a time."""
-
-
-@dataclass(frozen=True)
-class Systems:
-    """Whole systems, as `map_systems` hands them out: atom fields of system i are the rows `atoms_ptr[i]:atoms_ptr[i+1]`.
-
-    >>> systems = Systems(np.array([0, 2, 3]), {"forces": np.ones((3, 3))}, frozenset({"forces"}))
-    >>> [row["forces"].shape for row in systems]
-    [(2, 3), (1, 3)]
-    """
-
-    atoms_ptr: Int64[ndarray, " N+1"]
-    values: Mapping[str, NDArray[Any]]
-    atom_fields: frozenset[str]
-
-    def __len__(self) -> int:
-        return len(self.atoms_ptr) - 1
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        return self.values[name]
-
-    def __iter__(self) -> Iterator[dict[str, NDArray[Any]]]:
-        for i in range(len(self)):
-            span = slice(self.atoms_ptr[i], self.atoms_ptr[i + 1])
-            yield {name: values[span] if name in self.atom_fields else values[i] for name, values in self.values.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -353,7 +329,7 @@ class StoreView:
 
     def _structures(self, start: int, stop: int) -> Iterator[Atoms]:
         block = self.source.block(start, stop)
-        for row in _systems_of(block.n_atoms(), block.read(list(self.fields.values())), self.fields):
+        for row in systems_of(block.n_atoms(), block.read(list(self.fields.values())), self.fields):
             yield atoms_from_row(row)
 
     @cached_property
@@ -392,7 +368,7 @@ class _Mapping:
 
         frame = read_table(block, self.fields, [], self.where)
         n_atoms, values = masked(block, self.chosen, block_mask(block, self.fields, self.where))
-        result = self.function(_systems_of(n_atoms, values, self.fields))
+        result = self.function(systems_of(n_atoms, values, self.fields))
         for name, dtype in self.returns.items():
             column = np.asarray(result[name]) if name in result else None
             if column is None or column.shape != (len(n_atoms),):
@@ -401,11 +377,6 @@ class _Mapping:
                 raise ContractError(f"{seen}; one value per system is allowed. Mend the function.")
             frame[name] = pd.Series(column, index=frame.index, dtype=dtype)
         return frame
-
-
-def _systems_of(n_atoms: Int64[ndarray, " N"], values: Mapping[str, NDArray[Any]], fields: Mapping[str, Field]) -> Systems:
-    ptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(n_atoms)])
-    return Systems(ptr, values, frozenset(name for name in values if fields[name].level is Level.ATOM))
 
 
 def _read_array(block: Block, fields: Mapping[str, Field], name: str, where: Sequence[Where]) -> NDArray[Any]:
