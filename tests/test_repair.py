@@ -353,9 +353,8 @@ def test_killed_between_any_two_steps_it_goes_on(tmp_path: Path, made: Path, mon
     for last in range(20):
         paths = CampaignPaths(shutil.copytree(made, tmp_path / str(last)))
         shutil.rmtree(paths.store)
-        for name in paths.shard_names():
-            cut(paths.shard(name) / "core/energy/c/2/0")
-        originals = {name: contents(paths.shard(name)) for name in paths.shard_names()}
+        cut(first_shard(paths) / "core/energy/c/2/0")
+        original = contents(first_shard(paths))
         killer = Killer(last)
         monkeypatch.setattr(aside, "_rename", partial(killer, rename))
         monkeypatch.setattr(aside, "exchange", partial(killer, exchange))
@@ -364,11 +363,10 @@ def test_killed_between_any_two_steps_it_goes_on(tmp_path: Path, made: Path, mon
         monkeypatch.setattr(aside, "_rename", rename)
         monkeypatch.setattr(aside, "exchange", exchange)
         report = run_repair(paths)
-        rows = {str(name): rows_of(paths.shard(name)) for name in paths.shard_names()}
+        rows = rows_of(first_shard(paths))
         kept = kept or rows
-        assert rows == kept and len(report.to_compute) == 8
-        aside_now = [contents(folder) for folder in paths.damaged.glob("*/shards/*.zarr")]
-        assert all(original in aside_now for original in originals.values())
+        assert rows == kept and len(report.to_compute) == 4
+        assert original in [contents(folder) for folder in paths.damaged.glob("*/shards/*.zarr")]
         if not killer.has_killed:
             return
     raise AssertionError("it never ended")
