@@ -102,6 +102,8 @@ class Block:
     def read(self, fields: Sequence[Field]) -> dict[str, NDArray[Any]]:
         """Return fields of all systems of the block; atom fields have the atoms one system behind the other."""
         read = [part.read(rows, fields) for part, rows in self.pieces]
+        if len(read) == 1:
+            return read[0]
         return {known.name: np.concatenate([nothing(known, 0), *(values[known.name] for values in read)]) for known in fields}
 
 
