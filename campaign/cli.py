@@ -154,15 +154,38 @@ def verify(
 ) -> None:
     """Prove that each input is there exactly once."""
     from campaign.paths import CampaignPaths
+    from campaign.terminal import looking, print_verification
     from campaign.verify import run_verify
 
-    report = run_verify(CampaignPaths.open(directory), recompute=recompute)
+    with looking(not as_json) as on_look:
+        report = run_verify(CampaignPaths.open(directory), recompute=recompute, on_look=on_look)
     if as_json:
         typer.echo(json.dumps(report.to_json()))
     else:
-        from campaign.terminal import print_verification
-
         print_verification(report)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
+def repair(
+    directory: Directory,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Keep what is good of a damaged campaign."""
+    from campaign.paths import CampaignPaths
+    from campaign.repair import run_repair
+    from campaign.terminal import looking, print_repair
+    from slurm.idle import require_idle
+
+    paths = CampaignPaths.open(directory)
+    require_idle(paths)
+    with looking(not as_json) as on_look:
+        report = run_repair(paths, dry_run=dry_run, on_look=on_look)
+    if as_json:
+        typer.echo(json.dumps(report.to_json()))
+    else:
+        print_repair(paths, report)
     raise typer.Exit(0 if report.ok else 1)
 
 

@@ -54,7 +54,7 @@ def run_export(paths: CampaignPaths, format: str, output: str | Path, where: str
 
     >>> run_export(CampaignPaths.open("runs/cu-au"), "extxyz", "low.extxyz", "outcome == 'converged'")  # doctest: +SKIP
     """
-    from campaign.analysis import open_store  # brings numpy's and ASE's larger parts; `campaign --help` does without
+    from campaign.analysis import StoreView  # brings numpy's and ASE's larger parts; `campaign --help` does without
 
     start_s = time.monotonic()
     output = Path(output).absolute()
@@ -66,7 +66,7 @@ def run_export(paths: CampaignPaths, format: str, output: str | Path, where: str
     if not output.parent.is_dir():
         # SQLite and LMDB would each say so in their own way.
         raise ResourceError(f"cannot write {output}: its folder is not there. Give a folder that exists, is writable and has room.")
-    view = open_store(paths)
+    view = StoreView.open(paths)
     view = (view.select(where) if where else view).resolve()
     n_without_atoms = int(np.count_nonzero(view.source.n_atoms == 0))
     if format != "parquet" and n_without_atoms:

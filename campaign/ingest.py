@@ -91,15 +91,12 @@ def run_ingest(spec: CampaignSpec, on_progress: OnProgress | None = None) -> Ing
     paths = spec.paths
     _refuse_existing(spec)
     files = expand_paths(spec.inputs.paths, claims_file, Path(spec.inputs.base))
-    check = partial(check_structure, elements=_known_elements(spec), may_strain=all(spec.relax.strain_mask))
+    check = _check_of(spec)
     _create_directory(spec)
     tally = _Tally(0, 0, Counter(), set())
     staging = staging_name(paths.inputs)
-    writer = ShardWriter.create(staging, INPUT_FIELDS, flush_s=3600.0)
     try:
-        with writer:
-            for block in _iter_blocks(files, check, tally, on_progress):
-                writer.append(*block)
+        _write(staging, files, check, tally, on_progress)
         publish_folder(staging, paths.inputs)
     except FileExistsError as error:
         raise _exists(paths, "another ingest finished first") from error
@@ -119,6 +116,28 @@ def run_ingest(spec: CampaignSpec, on_progress: OnProgress | None = None) -> Ing
         dropped_arrays=tuple(sorted(tally.dropped_arrays)),
         seconds=time.monotonic() - start_s,
     )
+
+
+def write_inputs(spec: CampaignSpec, target: Path) -> None:
+    """Write the inputs of `spec` to a new store, as ingest writes `inputs.zarr`; the same files give the same ids and bytes.
+
+    Raises:
+        SpecError: an entry of `inputs.paths` matches nothing.
+        UnknownModelError, MissingDependencyError: the elements that the model knows cannot be found out.
+        ResourceError, StoreError: it cannot be written.
+    """
+    files = expand_paths(spec.inputs.paths, claims_file, Path(spec.inputs.base))
+    _write(target, files, _check_of(spec), _Tally(0, 0, Counter(), set()), None)
+
+
+def _check_of(spec: CampaignSpec) -> _Check:
+    return partial(check_structure, elements=_known_elements(spec), may_strain=all(spec.relax.strain_mask))
+
+
+def _write(target: Path, files: InputFiles, check: _Check, tally: _Tally, on_progress: OnProgress | None) -> None:
+    with ShardWriter.create(target, INPUT_FIELDS, flush_s=3600.0) as writer:
+        for block in _iter_blocks(files, check, tally, on_progress):
+            writer.append(*block)
 
 
 @dataclass(slots=True)

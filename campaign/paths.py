@@ -182,6 +182,11 @@ class CampaignPaths:
         return self.root / "trajectory.zarr.partial"
 
     @property
+    def damaged(self) -> Path:
+        """What `campaign repair` took out of use, a numbered folder a repair; nothing in it is ever changed or removed."""
+        return self.root / "damaged"
+
+    @property
     def timings(self) -> Path:
         """Seconds that each arrow took, appended by whoever drives the campaign."""
         return self.root / "timings.json"

@@ -202,7 +202,7 @@ def _changed_unix_s(file: Any) -> float:
 def _state(paths: CampaignPaths, n_left: int, records: Mapping[int, list[RankRecord]]) -> CampaignState:
     if n_left == 0:
         return CampaignState.COMPLETE
-    if any(_works(paths, record) for of_round in records.values() for record in of_round):
+    if any(is_at_work(paths, record) for of_round in records.values() for record in of_round):
         return CampaignState.RUNNING
     if paths.cancel.exists():
         return CampaignState.CANCELLED
@@ -222,7 +222,8 @@ def _is_pending(paths: CampaignPaths, round_: int) -> bool:
         return False
 
 
-def _works(paths: CampaignPaths, record: RankRecord) -> bool:
+def is_at_work(paths: CampaignPaths, record: RankRecord) -> bool:
+    """Say whether a rank works, as far as its process, or on another host its files, tell."""
     if record.state is not RunState.RUNNING:
         return False
     life = record.process.life()

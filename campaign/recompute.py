@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +19,9 @@ TOLERANCES: Final[dict[str, tuple[float, float]]] = {"float64": (1e-7, 1e-6), "f
 """By precision of the model: eV per atom between the energies, eV/Å between the forces, ours and ASE's."""
 
 
-def recompute_sample(store: StoreReader, spec: CampaignSpec, count: int, seed: int) -> tuple[int, list[Finding]]:
+def recompute_sample(
+    store: StoreReader, spec: CampaignSpec, count: int, seed: int, on_done: Callable[[int, int], None] | None = None
+) -> tuple[int, list[Finding]]:
     """Recompute up to `count` converged systems, drawn by `seed`; return how many, and what does not agree.
 
     Energy and forces must be those that are stored, and forces and stress by ASE must be below the thresholds of the campaign.
@@ -32,7 +34,9 @@ def recompute_sample(store: StoreReader, spec: CampaignSpec, count: int, seed: i
     rows = np.sort(np.random.default_rng(seed).choice(converged, min(count, len(converged)), replace=False))
     calculator = _calculator(spec)
     findings = []
-    for row in rows.tolist():
+    for at, row in enumerate(rows.tolist()):
+        if on_done is not None:
+            on_done(at, len(rows))
         values = store.read([row])
         for text in _disagreements(values, calculator, spec):
             findings.append(

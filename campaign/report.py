@@ -15,7 +15,7 @@ from typing import Any
 from markupsafe import Markup
 
 from campaign import __version__, report_text
-from campaign.analysis import StoreView, open_store
+from campaign.analysis import StoreView
 from campaign.analysis.markup import content_hash, environment, printable, script_json
 from campaign.analysis.ranks import read_rank_runs
 from campaign.errors import StoreNotFoundError
@@ -61,7 +61,7 @@ def run_report(paths: CampaignPaths) -> Path:
 
 def _context(paths: CampaignPaths) -> dict[str, Any]:
     spec = read_frozen_spec(paths)
-    view = open_store(paths)
+    view = StoreView.open(paths)
     progress = read_progress(paths)
     runs = read_rank_runs(paths, threads_of(view.attributes))
     timings = read_timings(paths)

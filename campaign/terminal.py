@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from campaign.outcomes import Outcome
@@ -19,11 +20,15 @@ from campaign.timings import read_timings
 
 if TYPE_CHECKING:
     from campaign.dask_client import Connection
+    from campaign.repair import RepairReport
     from campaign.verify import VerifyReport
     from slurm.run import CampaignResult
 
 POLL_S = 1.0
 """How often `status --watch` reads the campaign's files."""
+
+FEW = 20
+"""Ids that are printed; `--json` has all."""
 
 _STYLES = {"converged": "green", "max_steps": "yellow", "diverged": "red", "invalid": "magenta", "failed": "red"}
 
@@ -169,6 +174,58 @@ def print_verification(report: VerifyReport) -> None:
     for finding in report.findings:
         console.print(f"[red]✗[/] {escape(str(finding))}")
     console.print(f"[green]✓[/] {escape(report.summary)}" if report.ok else f"[red]{len(report.findings)} finding(s)[/]")
+
+
+@contextmanager
+def looking(shown: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield who is told what is looked at, how much of it is done and how much there is; a bar on stderr if `shown`."""
+    bars = Progress(
+        TextColumn("{task.description:<12}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not shown,
+    )
+    tasks: dict[str, TaskID] = {}
+
+    def told(what: str, n_done: int, n_total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bars.add_task(what, total=n_total)
+        bars.update(tasks[what], completed=n_done, total=n_total)
+
+    with bars:
+        yield told
+
+
+def print_repair(paths: CampaignPaths, report: RepairReport) -> None:
+    """Print what `campaign repair` found and did."""
+    console = _console()
+    for step in report.steps:
+        console.print(f"[yellow]✗[/] {escape(str(step))}")
+        if step.lost_ids:
+            console.print(f"  lost: {_few(step.lost_ids)}")
+    for text in report.unsolved:
+        console.print(f"[red]✗[/] {escape(text)}")
+    if not report.steps and not report.unsolved:
+        console.print(f"[green]✓[/] nothing is damaged in {escape(str(paths.root))}")
+    if report.steps and not report.dry_run:
+        console.print(f"Originals are in {escape(str(paths.damaged))}.")
+    if report.unsolved:
+        return
+    if report.to_compute:
+        console.print(
+            f"{len(report.to_compute)} of {report.n_inputs} inputs have no outcome: {_few(report.to_compute)}. "
+            f"{'Without --dry-run: then' if report.dry_run else 'Go on with'} campaign resume {escape(str(paths.root))}"
+        )
+    elif report.consolidated:
+        console.print(f"Every input has an outcome; {escape(str(paths.store))} {'would be' if report.dry_run else 'was'} made anew.")
+
+
+def _few(system_ids: Sequence[int]) -> str:
+    shown = ", ".join(str(system_id) for system_id in system_ids[:FEW])
+    return f"{shown}, …" if len(system_ids) > FEW else shown
 
 
 def print_checks(checks: Sequence[Check]) -> None:

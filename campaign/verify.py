@@ -7,8 +7,9 @@ outcome with its reason, each converged structure below its thresholds.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from campaign.store.reader import StoreReader
 _BLOCK_BYTES: Final = 64 * 2**20
 _FEW: Final = 5
 _CONSOLIDATE: Final = "Run `campaign consolidate`."
+_REPAIR: Final = "`campaign repair` keeps what is good of it, and says what is computed again."
 _RESUME: Final = "Run `campaign resume`, then `campaign consolidate`."
 
 
@@ -52,7 +54,11 @@ class VerifyReport:
         return asdict(self)
 
 
-def run_verify(paths: CampaignPaths, recompute: int = 0, seed: int = 0) -> VerifyReport:
+OnLook = Callable[[str, int, int], None]
+"""Called with what is looked at, how much of it is done and how much there is."""
+
+
+def run_verify(paths: CampaignPaths, recompute: int = 0, seed: int = 0, on_look: OnLook | None = None) -> VerifyReport:
     """Check `store.zarr` and what it was made from.
 
     So many converged systems as `recompute` says, chosen by `seed`, are recomputed with an independent ASE calculator.
@@ -62,38 +68,47 @@ def run_verify(paths: CampaignPaths, recompute: int = 0, seed: int = 0) -> Verif
         MissingDependencyError: the model of the campaign is not installed and `recompute` asks for it.
     """
     spec = read_frozen_spec(paths)
-    published = audit_store(paths.store, STORE_FIELDS, removal_advice(paths, ()) if paths.store.exists() else _CONSOLIDATE)
+    look = on_look or _say_nothing
+    sources = [*_sources(paths), (paths.store, STORE_FIELDS, _REPAIR if paths.store.exists() else _CONSOLIDATE)]
     findings: list[Finding] = []
-    n_bytes = published.n_bytes
-    for folder, fields, advice in _sources(paths, store_is_sound=not published.findings):
-        audit = audit_store(folder, fields, advice)
+    n_bytes = 0
+    for at, (folder, fields, advice) in enumerate(sources):
+        is_store = folder == paths.store
+        audit = audit_store(folder, fields, advice, partial(look, "store") if is_store else None)
         findings += audit.findings
         n_bytes += audit.n_bytes
-    findings += published.findings
+        if not is_store:
+            look("shards", at + 1, len(sources) - 1)
     if findings:
         # What is damaged cannot be counted; what follows would only repeat it.
         return VerifyReport(False, 0, n_bytes, 0, tuple(findings))
     inputs, store = StoreReader.open(paths.inputs), StoreReader.open(paths.store)
     findings += _count_inputs(paths, inputs, store)
-    findings += _check_rows(paths, spec, inputs, store)
+    findings += _check_rows(paths, spec, inputs, store, partial(look, "rows"))
     n_recomputed = 0
     if recompute > 0 and not findings:
-        n_recomputed, found = recompute_sample(store, spec, recompute, seed)
+        n_recomputed, found = recompute_sample(store, spec, recompute, seed, partial(look, "recompute"))
         findings += found
     return VerifyReport(not findings, store.n_systems, n_bytes, n_recomputed, tuple(findings))
 
 
-def _sources(paths: CampaignPaths, store_is_sound: bool) -> Iterator[tuple[Path, tuple[Field, ...], str]]:
+def _say_nothing(what: str, n_done: int, n_total: int) -> None:
+    del what, n_done, n_total
+
+
+def _sources(paths: CampaignPaths) -> Iterator[tuple[Path, tuple[Field, ...], str]]:
     """What the store was made from, and the trajectories: folder, fields, and what to do where it is damaged."""
-    yield paths.inputs, INPUT_FIELDS, "Restore it from a copy, or start the campaign anew in another directory."
+    yield (
+        paths.inputs,
+        INPUT_FIELDS,
+        "`campaign repair` reads it anew from its sources if these are as they were; else restore it from a copy.",
+    )
     for name in paths.shard_names():
-        yield paths.shard(name), RESULT_FIELDS, f"Restore it, or else: {removal_advice(paths, [name], with_store=not store_is_sound)}"
+        yield paths.shard(name), RESULT_FIELDS, _REPAIR
         if paths.trajectory_shard(name).is_dir():
-            yield paths.trajectory_shard(name), TRAJECTORY_FIELDS, "Restore it, or remove it; its trajectories are lost then."
+            yield paths.trajectory_shard(name), TRAJECTORY_FIELDS, _REPAIR
     if paths.trajectory.is_dir():
-        can_be_made = any(paths.trajectory_shard(name).is_dir() for name in paths.shard_names())
-        lost = "Restore it, or remove it; its frames are nowhere else."
-        yield paths.trajectory, TRAJECTORY_FIELDS, _CONSOLIDATE if can_be_made else lost
+        yield paths.trajectory, TRAJECTORY_FIELDS, _REPAIR
 
 
 def _count_inputs(paths: CampaignPaths, inputs: StoreReader, store: StoreReader) -> Iterator[Finding]:
@@ -119,7 +134,9 @@ def _count_inputs(paths: CampaignPaths, inputs: StoreReader, store: StoreReader)
         yield Finding("Rows are not sorted by system_id.", where, _CONSOLIDATE)
 
 
-def _check_rows(paths: CampaignPaths, spec: CampaignSpec, inputs: StoreReader, store: StoreReader) -> Iterator[Finding]:
+def _check_rows(
+    paths: CampaignPaths, spec: CampaignSpec, inputs: StoreReader, store: StoreReader, on_rows: Callable[[int, int], None]
+) -> Iterator[Finding]:
     """Rules that every row keeps; each is named once, with how many rows break it and the first few of them."""
     broken: dict[tuple[str, str], list[int]] = {}
     bytes_per_atom = sum(np.dtype(field.dtype).itemsize * int(np.prod(field.trailing)) for field in STORE_FIELDS if field.level == "atom")
@@ -128,6 +145,7 @@ def _check_rows(paths: CampaignPaths, spec: CampaignSpec, inputs: StoreReader, s
         for column, rule, mask in block.broken_rules(spec):
             for system_id in block.ids[mask].tolist():
                 broken.setdefault((column, rule), []).append(system_id)
+        on_rows(stop, store.n_systems)
     shard_of = _shards_of(paths, {system_id for system_ids in broken.values() for system_id in system_ids})
     for (column, rule), system_ids in broken.items():
         text = f"{len(system_ids)} systems break the rule that {rule}: system_id {_few(system_ids)}."

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from campaign.cli import app
 
 CAMPAIGN = str(Path(sys.executable).with_name("campaign"))
-COMMANDS = ("init", "run", "status", "resume", "cancel", "consolidate", "verify", "script", "report", "export", "show", "doctor")
+COMMANDS = ("init", "run", "status", "resume", "cancel", "consolidate", "verify", "repair", "script", "report", "export", "show", "doctor")
 
 
 def campaign(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -106,7 +106,7 @@ def test_bad_spec_is_usage(tmp_path: Path, lines: dict[str, str], parts: tuple[s
 
 def test_missing_spec_and_missing_campaign_are_usage(tmp_path: Path) -> None:
     assert "cannot read the spec" in campaign("run", tmp_path / "none.toml", code=2).stderr
-    for command in ("status", "resume", "cancel", "consolidate", "verify", "script", "report"):
+    for command in ("status", "resume", "cancel", "consolidate", "verify", "repair", "script", "report"):
         assert "is no campaign directory" in campaign(command, tmp_path, code=2).stderr
 
 

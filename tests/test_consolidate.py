@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from campaign.analysis import open_store
+import campaign
 from campaign.consolidate import run_consolidate
 from campaign.dask_client import DaskWorkers
 from campaign.errors import IncompleteError, ModelMismatchError, ResourceError, StoreDamagedError, StoreError
@@ -305,7 +305,7 @@ def test_shards_of_an_older_format_are_verified_and_consolidated(paths: Campaign
     assert (store.read_system("n_fragments", old) == 0).all()
     new = np.setdiff1d(np.flatnonzero(store.read_system("outcome")[:, 0] == Outcome.CONVERGED), old)
     assert (store.read_system("n_fragments", new) >= 1).all()
-    table = open_store(paths.root).frame(["energy", "energy_per_atom", "n_atoms"])
+    table = campaign.open(paths.root).frame(["energy", "energy_per_atom", "n_atoms"])
     known = table[table["energy"].notna()]
     np.testing.assert_allclose(known["energy_per_atom"], known["energy"] / known["n_atoms"], rtol=1e-15)
 
@@ -331,4 +331,4 @@ def test_inputs_of_an_older_format_are_relaxed_and_consolidated(paths: CampaignP
     run_consolidate(paths)
     assert audit_store(paths.store, STORE_FIELDS, "").findings == ()
     assert (StoreReader.open(paths.store).read_system("symprec") == 0).all()
-    assert not any(constraint for atoms in open_store(paths.root) for constraint in atoms.constraints)
+    assert not any(constraint for atoms in campaign.open(paths.root) for constraint in atoms.constraints)

@@ -16,7 +16,8 @@ from ase.filters import FrechetCellFilter
 from ase.formula import Formula
 from ase.optimize import FIRE
 
-from campaign.analysis import StoreView, hull_of, open_store
+import campaign
+from campaign.analysis import StoreView, hull_of
 from campaign.spec import read_spec
 
 STUDY = Path(__file__).parents[1] / "examples" / "cu_au"
@@ -43,7 +44,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(study: Path) -> StoreView:
-    return open_store(study / "run" / "store.zarr")
+    return campaign.open(study / "run" / "store.zarr")
 
 
 def test_each_input_has_an_outcome_and_the_broken_ones_a_reason(study: Path, store: StoreView) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ase.collections import dcdft
 
-from campaign.analysis import open_store
+import campaign
 
 CAMPAIGN = str(Path(sys.executable).with_name("campaign"))
 # Small cells of as many structure types: fcc, bcc, hcp, diamond, and the rhombohedral and tetragonal ones.
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_crystal_ends_as_the_packages_own_calculator_says(folder: Path) -> None:
     from sevenn.calculator import SevenNetCalculator
 
-    store = open_store(folder / "run" / "store.zarr")
+    store = campaign.open(folder / "run" / "store.zarr")
     assert store.frame(["outcome"])["outcome"].tolist() == ["converged"] * len(CRYSTALS)
     calculator = SevenNetCalculator("7net-0", device="cpu")
     for atoms in store:

@@ -12,7 +12,9 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111
 from ase.calculators.emt import EMT
+from typer.testing import CliRunner
 
+from campaign.cli import app
 from campaign.consolidate import run_consolidate
 from campaign.fields import STORE_FIELDS, Level, encode_error
 from campaign.outcomes import Outcome
@@ -60,6 +62,17 @@ def test_a_sound_campaign_has_no_findings(paths: CampaignPaths) -> None:
     assert report.summary.startswith("50 structures, each once")
 
 
+def test_what_verify_prints_for_programs(paths: CampaignPaths) -> None:
+    printed = json.loads(CliRunner().invoke(app, ["verify", str(paths.root), "--json"]).stdout)
+    assert printed | {"n_bytes": 0} == {"ok": True, "n_systems": 50, "n_bytes": 0, "n_recomputed": 0, "findings": []}
+    chunk = paths.store / "core/cell/c/0/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    done = CliRunner().invoke(app, ["verify", str(paths.root), "--json"])
+    (finding,) = json.loads(done.stdout)["findings"]
+    assert done.exit_code == 1 and set(finding) == {"what", "where", "advice"}
+    assert (finding["where"], finding["advice"][:17]) == (f"{paths.store}/core/cell", "`campaign repair`")
+
+
 def test_rejects_and_what_diverged_raise_no_warning(paths: CampaignPaths, systems: SyntheticSystems) -> None:
     assert (systems.outcomes() == Outcome.INVALID).any() and (systems.outcomes() == Outcome.DIVERGED).any()
     with np.errstate(all="raise"):
@@ -85,9 +98,7 @@ def test_damage_anywhere_is_found(paths: CampaignPaths, where: str) -> None:
     report = run_verify(paths)
     assert not report.ok and len(report.findings) == 1
     assert "core/positions/c/0/0 cannot be decoded" in texts(report)[0]
-    assert {"inputs": "Restore it from a copy", "shard": "then run `campaign resume`", "store": "Remove store.zarr in "}[where] in texts(
-        report
-    )[0]
+    assert ("restore it from a copy" if where == "inputs" else "`campaign repair` keeps what is good of it") in texts(report)[0]
 
 
 def test_missing_inputs_are_found(paths: CampaignPaths) -> None:

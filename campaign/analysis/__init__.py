@@ -8,7 +8,8 @@ from campaign.analysis.composition import Compositions
 from campaign.analysis.hull import HULL_WHERE, Hull, compute_hull, hull_of
 from campaign.analysis.select import Where, parse_where
 from campaign.analysis.structure import atoms_from_row
-from campaign.analysis.view import StoreView, Systems, open_store
+from campaign.analysis.systems import Systems
+from campaign.analysis.view import StoreView
 
 __all__ = [
     "HULL_WHERE",
@@ -20,6 +21,5 @@ __all__ = [
     "atoms_from_row",
     "compute_hull",
     "hull_of",
-    "open_store",
     "parse_where",
 ]

@@ -79,7 +79,7 @@ class Hull:
 def hull_of(view: StoreView, where: str | None = HULL_WHERE) -> Hull:
     """Return the hull of the structures of a store that satisfy `where`; reads energies and atomic numbers.
 
-    >>> hull = hull_of(open_store("runs/cu-au"))                      # doctest: +SKIP
+    >>> hull = hull_of(campaign.open("runs/cu-au"))                      # doctest: +SKIP
     >>> hull.members[["formula", "formation_energy"]]                 # doctest: +SKIP
     """
     chosen = view if where is None else view.select(where)

@@ -102,6 +102,8 @@ class Block:
     def read(self, fields: Sequence[Field]) -> dict[str, NDArray[Any]]:
         """Return fields of all systems of the block; atom fields have the atoms one system behind the other."""
         read = [part.read(rows, fields) for part, rows in self.pieces]
+        if len(read) == 1:
+            return read[0]
         return {known.name: np.concatenate([nothing(known, 0), *(values[known.name] for values in read)]) for known in fields}
 
 
@@ -134,6 +136,16 @@ class Source:
             here = self.part_of == at
             counts[here] = part.n_atoms(self.row_of[here])
         return counts
+
+    @cached_property
+    def system_ids(self) -> Int64[ndarray, " N"]:
+        """Id of each system; its row where its part has none."""
+        ids = self.row_of.copy()
+        for at, part in enumerate(self.parts):
+            if "system_id" in part.fields:
+                here = self.part_of == at
+                ids[here] = part.reader.read_system("system_id", self.row_of[here]).ravel()
+        return ids
 
     def field(self, name: str) -> Field:
         """Return a field.

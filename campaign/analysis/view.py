@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -25,6 +25,7 @@ from campaign.analysis.composition import Compositions
 from campaign.analysis.select import Where, parse_where
 from campaign.analysis.source import Block, Source, live_source, store_source
 from campaign.analysis.structure import atoms_from_row
+from campaign.analysis.systems import Systems, systems_of
 from campaign.analysis.tables import INFO_PREFIX, block_mask, columns_of, empty_frame, masked, read_table
 from campaign.errors import ContractError, FieldError, SpecError, StoreError
 from campaign.fields import Field, Level
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import dask.array as da
     import dask.dataframe as dd
     import pandas as pd
+    import xarray as xr
     from ase import Atoms
 
 T = TypeVar("T")
@@ -43,44 +45,28 @@ _READ_AHEAD: Final = 1024
 """Structures that iteration reads at a time."""
 
 
-@dataclass(frozen=True)
-class Systems:
-    """Whole systems, as `map_systems` hands them out: atom fields of system i are the rows `atoms_ptr[i]:atoms_ptr[i+1]`.
-
-    >>> systems = Systems(np.array([0, 2, 3]), {"forces": np.ones((3, 3))}, frozenset({"forces"}))
-    >>> [row["forces"].shape for row in systems]
-    [(2, 3), (1, 3)]
-    """
-
-    atoms_ptr: Int64[ndarray, " N+1"]
-    values: Mapping[str, NDArray[Any]]
-    atom_fields: frozenset[str]
-
-    def __len__(self) -> int:
-        return len(self.atoms_ptr) - 1
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        return self.values[name]
-
-    def __iter__(self) -> Iterator[dict[str, NDArray[Any]]]:
-        for i in range(len(self)):
-            span = slice(self.atoms_ptr[i], self.atoms_ptr[i + 1])
-            yield {name: values[span] if name in self.atom_fields else values[i] for name, values in self.values.items()}
-
-
 @dataclass(frozen=True, eq=False)
 class StoreView:
-    """Systems of a store, or those of them that satisfy some conditions. Made by `open_store`; `select` gives further ones.
+    """Systems of a store, or those of them that satisfy some conditions. Made by `campaign.open`; `select` gives further ones.
 
-    >>> view = open_store("runs/cu-au")                                       # doctest: +SKIP
+    >>> view = campaign.open("runs/cu-au")                                    # doctest: +SKIP
     >>> low = view.select("outcome == 'converged' and energy_per_atom < -3")  # doctest: +SKIP
-    >>> low.table.energy.mean().compute(), low[0]                             # doctest: +SKIP
+    >>> low.table.energy.mean().compute(), low[0], low[:10]                   # doctest: +SKIP
     """
 
     source: Source
     where: tuple[Where, ...] = ()
     max_block_atoms: int = BLOCK_ATOMS
     max_block_systems: int = BLOCK_SYSTEMS
+
+    @classmethod
+    def open(cls, target: Target | CampaignPaths) -> Self:
+        """Return a view of a campaign or a store, as `campaign.open` says."""
+        if isinstance(target, (str, Path)) and "://" not in str(target) and CampaignPaths(Path(target)).spec.is_file():
+            target = CampaignPaths.open(target)
+        if isinstance(target, CampaignPaths):
+            return cls(store_source(target.store) if target.store.is_dir() else live_source(target))
+        return cls(store_source(target))
 
     @property
     def fields(self) -> dict[str, Field]:
@@ -98,19 +84,28 @@ class StoreView:
         return columns_of(self.fields)
 
     @cached_property
+    def _block_ptr(self) -> list[int]:
+        ptr: list[int] = plan_blocks(self.source.n_atoms, self.max_block_atoms, self.max_block_systems).tolist()
+        return ptr
+
+    @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """What one Dask task reads each, before conditions."""
-        ptr = plan_blocks(self.source.n_atoms, self.max_block_atoms, self.max_block_systems).tolist()
-        return tuple(self.source.block(start, stop) for start, stop in pairwise(ptr))
+        return tuple(self.source.block(start, stop) for start, stop in pairwise(self._block_ptr))
 
-    def select(self, where: str | Where | Bool[ndarray, " N"]) -> StoreView:
-        """Return the systems that satisfy a condition (see `campaign.analysis.select`), or those that a boolean array is true for.
+    def block_sizes(self) -> list[Int64[ndarray, " M"]]:
+        """Number of atoms of each system of each block, before conditions."""
+        return [self.source.n_atoms[start:stop] for start, stop in pairwise(self._block_ptr)]
 
-        A condition is only noted. An array is as long as this view, which is known, or computed, at once.
+    def select(self, where: str | Where | Bool[ndarray, " N"] | pd.Series | dd.Series) -> StoreView:
+        """Return the systems that satisfy a condition (see `campaign.analysis.select`), or those that a mask is true for.
+
+        A condition is only noted. A mask is a boolean array with one entry per system of this view, or a boolean column made from its
+        table, which is matched by `system_id`; a lazy one is computed at once.
 
         Raises:
             SpecError: the text is no condition over the columns of this store.
-            ContractError: the array has another length, or is not boolean.
+            ContractError: the mask has another length or other ids, or is not boolean.
         """
         if isinstance(where, (str, Where)):
             known = ("system_id", *self.columns)
@@ -120,19 +115,38 @@ class StoreView:
                 seen = f"the condition {text!r} asks for a key of info, which this store does not hold"
                 raise SpecError(f"{seen}. Known are {', '.join(known)}; use one of these.")
             return replace(self, where=(*self.where, condition))
-        mask = np.asarray(where)
         resolved = self.resolve()
-        if mask.dtype != bool or mask.shape != (len(resolved.source),):
+        return resolved._take(np.flatnonzero(resolved._mask_of(where)))
+
+    def _mask_of(self, where: Any) -> NDArray[np.bool_]:
+        """Return a mask as an array with one entry per system; one that has an index of ids is brought into the order of this view."""
+        given = where.compute() if hasattr(where, "dask") else where
+        index = getattr(given, "index", None)
+        if index is not None and getattr(index, "name", None) == "system_id":
+            ids = self.system_ids
+            if not index.is_unique or len(index) != len(ids) or not index.isin(ids).all():
+                raise ContractError(
+                    f"select was given a mask of {len(index)} ids for a view of {len(ids)} systems; allowed is one entry for each system "
+                    "of the view. Make the mask from the table of this view."
+                )
+            given = given.reindex(ids)
+        mask = np.asarray(given)
+        if mask.dtype != bool or mask.shape != (len(self.source),):
             raise ContractError(
-                f"select was given {mask.dtype}{list(mask.shape)} for a view of {len(resolved.source)} systems; allowed are a text and a "
+                f"select was given {mask.dtype}{list(mask.shape)} for a view of {len(self.source)} systems; allowed are a text and a "
                 "boolean array with one entry per system. Give one of these."
             )
-        return resolved._take(np.flatnonzero(mask))
+        return mask
+
+    @property
+    def system_ids(self) -> Int64[ndarray, " N"]:
+        """Ids of the systems, read at once; row numbers where a store has no ids. Computes where there are conditions."""
+        return self.resolve().source.system_ids
 
     def select_ids(self, system_ids: Int64[ndarray, " M"]) -> StoreView:
         """Return the systems with these ids, in the order of this view; ids that it does not hold are passed over. Reads ids."""
-        ids = self.frame([]).index.to_numpy(np.int64)
-        return self.select(np.isin(ids, system_ids))
+        resolved = self.resolve()
+        return resolved._take(np.flatnonzero(np.isin(resolved.system_ids, system_ids)))
 
     def resolve(self) -> StoreView:
         """Return the same systems with all conditions evaluated; computes unless there are none."""
@@ -186,24 +200,42 @@ class StoreView:
         Raises:
             FieldError: the store has no such field, or it is text, which `table` has.
         """
-        import dask.array as da
-        from dask.delayed import delayed
-
         known = self.source.field(name)
         if known.dtype == "string":
             raise FieldError(f"field {name!r} is text, and arrays hold numbers. Take the column {name!r} of `table`.")
+        read = partial(_read_array, fields=self.fields, name=name, where=self.where)
+        return self.lazy_array(name, read, known.level, known.trailing, known.dtype)
+
+    def lazy_array(
+        self, label: str, read: Callable[[Block], NDArray[Any]], level: Level, trailing: tuple[int, ...], dtype: Any
+    ) -> da.Array:
+        """Return what `read` gives for each block, one behind the other, as a Dask array; `label` names it among those of this view."""
+        import dask.array as da
+        from dask.delayed import delayed
+
         parts = []
-        for at, block in enumerate(self.blocks):
+        for at, (block, n_atoms) in enumerate(zip(self.blocks, self.block_sizes(), strict=True)):
             rows: float = np.nan
             if not self.where:
-                rows = block.n_systems if known.level is Level.SYSTEM else int(block.n_atoms().sum())
-            key = f"campaign-{name}-{self._token}-{at}"
-            read = partial(_read_array, block, fields=self.fields, name=name, where=self.where)
-            values = delayed(read, pure=False, traverse=False)(dask_key_name=key)
-            shape = (rows, *known.trailing)
-            parts.append(da.from_delayed(values, shape=shape, dtype=np.dtype(known.dtype)))  # type: ignore[no-untyped-call]
+                rows = block.n_systems if level is Level.SYSTEM else int(n_atoms.sum())
+            # A partial hides its block from Dask, which would look for collections in it otherwise.
+            values = delayed(partial(read, block), pure=False, traverse=False)(dask_key_name=f"campaign-{label}-{self._token}-{at}")
+            parts.append(da.from_delayed(values, shape=(rows, *trailing), dtype=np.dtype(dtype)))  # type: ignore[no-untyped-call]
         array: da.Array = da.concatenate(parts, axis=0)  # type: ignore[no-untyped-call]
         return array
+
+    @property
+    def dataset(self) -> xr.Dataset:
+        """Everything as an `xarray.Dataset` of Dask arrays with the dimensions `system` and `atom`; see `campaign.analysis.dataset`.
+
+        Its sizes must be known, so a view with conditions looks first, as `resolve` does; else nothing is computed.
+
+        Raises:
+            MissingDependencyError: xarray is not installed.
+        """
+        from campaign.analysis.dataset import dataset_of
+
+        return dataset_of(self.resolve())
 
     def map_systems(
         self, function: Callable[[Systems], Mapping[str, NDArray[Any]]], fields: Sequence[str], returns: Mapping[str, str]
@@ -238,15 +270,37 @@ class StoreView:
         """Return elements and counts of all systems, in order; computes."""
         return Compositions.concatenate(self._of_each_block(partial(_read_compositions, fields=self.fields, where=self.where)))
 
-    def __getitem__(self, at: int) -> Atoms:
-        """Return one structure, counted from 0 (or from the end by negative numbers), as `ase.Atoms`."""
+    @overload
+    def __getitem__(self, at: int | np.integer[Any]) -> Atoms: ...
+
+    @overload
+    def __getitem__(self, at: slice | Sequence[int] | NDArray[Any] | pd.Series | dd.Series) -> StoreView: ...
+
+    def __getitem__(self, at: Any) -> Atoms | StoreView:
+        """Return one structure as `ase.Atoms`, counted from 0 or from the end by negative numbers, or a view of several.
+
+        A slice and a list of positions give the systems in that order; a boolean mask is that of `select`.
+
+        Raises:
+            IndexError: a position outside the view.
+        """
         view = self.resolve()
-        n_systems = len(view.source)
+        if isinstance(at, slice):
+            return view._take(np.arange(len(view.source), dtype=np.int64)[at])
+        if not isinstance(at, (int, np.integer)):
+            if hasattr(at, "dask") or np.asarray(at).dtype == np.bool_:
+                return self.select(at)
+            return view._take(np.array([view._position(int(one)) for one in at], dtype=np.int64))
+        position = view._position(int(at))
+        return next(view._structures(position, position + 1))
+
+    def _position(self, at: int) -> int:
+        n_systems = len(self.source)
         if not -n_systems <= at < n_systems:
             raise IndexError(
                 f"structure {at} was asked of a view of {n_systems}; allowed are {-n_systems} to {n_systems - 1}. Look at len(view)."
             )
-        return next(view._structures(at % n_systems, at % n_systems + 1))
+        return at % n_systems
 
     def __iter__(self) -> Iterator[Atoms]:
         view = self.resolve()
@@ -275,7 +329,7 @@ class StoreView:
 
     def _structures(self, start: int, stop: int) -> Iterator[Atoms]:
         block = self.source.block(start, stop)
-        for row in _systems_of(block.n_atoms(), block.read(list(self.fields.values())), self.fields):
+        for row in systems_of(block.n_atoms(), block.read(list(self.fields.values())), self.fields):
             yield atoms_from_row(row)
 
     @cached_property
@@ -314,7 +368,7 @@ class _Mapping:
 
         frame = read_table(block, self.fields, [], self.where)
         n_atoms, values = masked(block, self.chosen, block_mask(block, self.fields, self.where))
-        result = self.function(_systems_of(n_atoms, values, self.fields))
+        result = self.function(systems_of(n_atoms, values, self.fields))
         for name, dtype in self.returns.items():
             column = np.asarray(result[name]) if name in result else None
             if column is None or column.shape != (len(n_atoms),):
@@ -325,11 +379,6 @@ class _Mapping:
         return frame
 
 
-def _systems_of(n_atoms: Int64[ndarray, " N"], values: Mapping[str, NDArray[Any]], fields: Mapping[str, Field]) -> Systems:
-    ptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(n_atoms)])
-    return Systems(ptr, values, frozenset(name for name in values if fields[name].level is Level.ATOM))
-
-
 def _read_array(block: Block, fields: Mapping[str, Field], name: str, where: Sequence[Where]) -> NDArray[Any]:
     return masked(block, [fields[name]], block_mask(block, fields, where))[1][name]
 
@@ -337,22 +386,3 @@ def _read_array(block: Block, fields: Mapping[str, Field], name: str, where: Seq
 def _read_compositions(block: Block, fields: Mapping[str, Field], where: Sequence[Where]) -> Compositions:
     n_atoms, values = masked(block, [fields["atomic_numbers"]], block_mask(block, fields, where))
     return Compositions.of_atoms(n_atoms, values["atomic_numbers"])
-
-
-def open_store(target: Target | CampaignPaths) -> StoreView:
-    """Return a lazy view of a campaign or a store.
-
-    `target` is a campaign directory, any store (path, `s3://` or `gs://` URL, Zarr store object), or the paths of a campaign. A campaign
-    without a published store is seen as it runs: what its shards have committed until now, and the inputs that were refused.
-
-    Raises:
-        StoreNotFoundError: there is neither a store nor a campaign.
-
-    >>> view = open_store("runs/cu-au")                         # doctest: +SKIP
-    >>> view.table.groupby("outcome").size().compute()          # doctest: +SKIP
-    """
-    if isinstance(target, (str, Path)) and "://" not in str(target) and CampaignPaths(Path(target)).spec.is_file():
-        target = CampaignPaths.open(target)
-    if isinstance(target, CampaignPaths):
-        return StoreView(store_source(target.store) if target.store.is_dir() else live_source(target))
-    return StoreView(store_source(target))

@@ -17,10 +17,11 @@ from numpy import ndarray
 from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import StorePath, WrapperStore
+from zarr.storage import LocalStore, StorePath, WrapperStore
 
 from campaign.errors import CampaignError, FieldError, StoreDamagedError, StoreError, StoreNotFoundError
 from campaign.fields import FIELDS, Field, Group, Level
+from campaign.store.chunk_reader import RESTORE, ChunkFiles, ChunkFormat
 from campaign.store.csr import atom_rows, check_pointers, chunk_runs
 from campaign.store.layout import FORMAT, FORMAT_VERSION
 from campaign.store.targets import Target, describe, first_part, get_document, is_unreachable, local_path, mapped_errors, open_target
@@ -30,8 +31,6 @@ Rows: TypeAlias = "slice | Sequence[int] | NDArray[np.int64]"
 
 READ_BYTES: Final = 32 * 2**20
 """Bytes that one read of neighbouring chunks decodes at most, beyond the answer itself."""
-
-_RESTORE: Final = "The file was changed, cut or lost: restore it, or drop this store and compute its rows again."
 
 
 class StoreReader:
@@ -56,6 +55,9 @@ class StoreReader:
         # Others leave out chunks that hold nothing but zeros; we never do, so a missing one is damage.
         self._store: Store = _NothingMissing(store, where) if self._ours else store
         self._arrays: dict[str, zarr.Array[Any]] = {}
+        # Zarr reads what is behind a URL or in memory, and what others wrote.
+        self._files = ChunkFiles(store.root) if self._ours and isinstance(store, LocalStore) else None
+        self._formats: dict[str, ChunkFormat | None] = {}
         self._ptr: Int64[ndarray, " N+1"] | None = None
         self._n_stored = _count(root, where)
         self._kept = None if self._ours else self._active_rows()
@@ -135,8 +137,8 @@ class StoreReader:
             FieldError: the store has no such field per system.
             StoreDamagedError: a chunk is missing or damaged; the text names its file.
         """
-        field = self._field(name, Level.SYSTEM)
-        return self._take(field.path, self._positions(rows))
+        self._field(name, Level.SYSTEM)
+        return self.read(rows, [name])[name]
 
     def read_atoms(self, name: str, rows: Rows = slice(None)) -> tuple[Int64[ndarray, " M"], NDArray[Any]]:
         """Return the number of atoms of each of the systems `rows`, and a field per atom, `[A, ...]`, one system behind the other.
@@ -145,9 +147,8 @@ class StoreReader:
             FieldError: the store has no such field per atom.
             StoreDamagedError: a chunk is missing or damaged; the text names its file.
         """
-        field = self._field(name, Level.ATOM)
-        counts, at = atom_rows(self._pointers(), self._positions(rows))
-        return counts, self._take(field.path, at)
+        self._field(name, Level.ATOM)
+        return self.n_atoms(rows), self.read(rows, [name])[name]
 
     def read(self, rows: Rows = slice(None), names: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
         """Return fields by name, by default all, for the systems `rows`; atom fields have the atoms one system behind the other."""
@@ -155,10 +156,18 @@ class StoreReader:
         wanted = [field.name for field in self._fields] if names is None else list(names)
         by_name = {field.name: field for field in self._fields}
         values = {}
+        span = _span(at)
+        atoms: NDArray[np.int64] | None = None
         for name in wanted:
             field = by_name.get(name) or self._field(name, None)
-            positions = at if field.level is Level.SYSTEM else atom_rows(self._pointers(), at)[1]
-            values[name] = self._take(field.path, positions)
+            if span is not None:
+                start, stop = span if field.level is Level.SYSTEM else (int(row) for row in self._pointers()[list(span)])
+                values[name] = self._read_span(field.path, start, stop)
+            elif field.level is Level.SYSTEM:
+                values[name] = self._take(field.path, at)
+            else:
+                atoms = atom_rows(self._pointers(), at)[1] if atoms is None else atoms
+                values[name] = self._take(field.path, atoms)
         return values
 
     def array(self, path: str) -> zarr.Array[Any]:
@@ -167,13 +176,13 @@ class StoreReader:
             with mapped_errors(f"{self._where}/{path}", "opening"):
                 document = self._documents.get(path) or get_document(self._store, f"{path}/zarr.json", self._where)
                 if document is None:
-                    raise StoreDamagedError(f"{self._where}/{path}/zarr.json is missing, though the store lists the array. {_RESTORE}")
+                    raise StoreDamagedError(f"{self._where}/{path}/zarr.json is missing, though the store lists the array. {RESTORE}")
                 try:
                     self._arrays[path] = zarr.Array.from_dict(StorePath(self._store, path), document)
                 except Exception as error:
                     # Whatever zarr raises here means that the document is not the one that was written.
                     seen = f"{self._where}/{path}/zarr.json describes no array that can be read: {first_part(error)}"
-                    raise StoreDamagedError(f"{seen}. {_RESTORE}") from error
+                    raise StoreDamagedError(f"{seen}. {RESTORE}") from error
         return self._arrays[path]
 
     def differing_copies(self) -> list[str]:
@@ -200,6 +209,8 @@ class StoreReader:
 
     def _active_rows(self) -> NDArray[np.int64] | None:
         """Systems that a store of nvalchemi-toolkit keeps; None if that is all of them."""
+        if not self._n_stored and get_document(self._store, "meta/samples_mask/zarr.json", self._where) is None:
+            return None  # all were deleted and the store defragmented: it has no arrays any more
         mask = np.asarray(self.array("meta/samples_mask")[:], dtype=bool)
         self._n_stored = len(mask)
         return None if mask.all() else np.flatnonzero(mask)
@@ -229,7 +240,7 @@ class StoreReader:
             for name, level in groups.get(group, {}).items():
                 if not name or "/" in name or name in (".", ".."):
                     raise StoreDamagedError(
-                        f"{self._where}/zarr.json lists a field {name!r}, which is no name: it would lead elsewhere. {_RESTORE}"
+                        f"{self._where}/zarr.json lists a field {name!r}, which is no name: it would lead elsewhere. {RESTORE}"
                     )
                 known = FIELDS.get(name)
                 if known is not None and self._ours:
@@ -237,6 +248,17 @@ class StoreReader:
                 elif level != Level.EDGE:
                     array = self.array(f"{group}/{name}")
                     yield Field(name, Level(level), str(array.dtype), tuple(array.shape[1:]), "", "from another program", group)
+
+    def _read_span(self, path: str, start: int, stop: int) -> NDArray[Any]:
+        """Return rows `start:stop` of an array: what most reads ask for, without an index a row."""
+        if start == stop:
+            return self._take(path, np.zeros(0, dtype=np.int64))
+        array = self.array(path)
+        if stop > array.shape[0]:
+            raise StoreDamagedError(f"{self._where}/{path} has {array.shape[0]} rows, but row {stop - 1} is committed. {RESTORE}")
+        block = self.read_block(path, start, stop)
+        # What is kept for the next reader must not change under this one.
+        return np.array(block, dtype=object if block.dtype.kind not in "biuf" else block.dtype, copy=not block.flags.owndata or None)
 
     def _take(self, path: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return rows of an array in any order, reading each chunk once."""
@@ -250,7 +272,7 @@ class StoreReader:
         if not len(rows):
             return out
         if int(rows.max()) >= array.shape[0]:
-            raise StoreDamagedError(f"{self._where}/{path} has {array.shape[0]} rows, but row {int(rows.max())} is committed. {_RESTORE}")
+            raise StoreDamagedError(f"{self._where}/{path} has {array.shape[0]} rows, but row {int(rows.max())} is committed. {RESTORE}")
         in_order = bool(np.all(rows[1:] >= rows[:-1]))
         order = None if in_order else np.argsort(rows, kind="stable")
         sorted_rows = rows if order is None else rows[order]
@@ -272,7 +294,10 @@ class StoreReader:
             StoreError: the place cannot be reached or read.
         """
         array = self.array(path)
+        form = self.chunk_format(path)
         try:
+            if form is not None and self._files is not None:
+                return self._files.read(path, form, start, stop)
             return np.asarray(array[start:stop])
         except (CampaignError, MemoryError, KeyboardInterrupt):
             raise
@@ -281,7 +306,30 @@ class StoreReader:
                 seen = f"reading {self._where}/{path}: {error if isinstance(error, OSError) else first_part(error)}"
                 raise StoreError(f"{seen}. Check that the place can be reached and read.") from error
             key, cause = self._find_damage(array, path, start, stop, error)
-            raise StoreDamagedError(f"{self._where}/{key} cannot be decoded: {cause}. {_RESTORE}") from error
+            raise StoreDamagedError(f"{self._where}/{key} cannot be decoded: {cause}. {RESTORE}") from error
+
+    def chunk_format(self, path: str) -> ChunkFormat | None:
+        """Return how the chunks of an array lie in their files; None if only Zarr can read them."""
+        if path not in self._formats:
+            document: Any = self.array(path).metadata.to_dict()
+            self._formats[path] = None if self._files is None else ChunkFormat.of(document)
+        return self._formats[path]
+
+    def check_file(self, path: str, number: int) -> bool:
+        """Decode every chunk in one file of an array, padding too; return False, having done nothing, if only Zarr can.
+
+        Raises:
+            StoreDamagedError: a chunk is missing or damaged; the text names the file.
+            StoreError: it cannot be read.
+        """
+        form = self.chunk_format(path)
+        if form is None or self._files is None:
+            return False
+        try:
+            self._files.check_file(path, form, number)
+            return True
+        except OSError as error:
+            raise StoreError(f"reading {self._where}/{path}: {error}. Check that the place can be reached and read.") from error
 
     def _find_damage(self, array: zarr.Array[Any], path: str, start: int, stop: int, error: Exception) -> tuple[str, Exception]:
         """Name the file that does not decode, by trying them one by one."""
@@ -292,6 +340,13 @@ class StoreReader:
             except Exception as found:
                 return f"{path}/{array.metadata.encode_chunk_key((index, *(0 for _ in array.shape[1:])))}", found
         return path, error
+
+
+def _span(rows: NDArray[np.int64]) -> tuple[int, int] | None:
+    """Return `first, last + 1` of rows that follow one another; None if they do not."""
+    if not len(rows) or rows[-1] - rows[0] != len(rows) - 1 or (len(rows) > 2 and np.any(rows[1:] - rows[:-1] != 1)):
+        return None
+    return int(rows[0]), int(rows[-1]) + 1
 
 
 class _NothingMissing(WrapperStore[Store]):
@@ -307,15 +362,15 @@ class _NothingMissing(WrapperStore[Store]):
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         value = await self._store.get(key, prototype, byte_range)
         if value is None and not key.endswith("zarr.json"):
-            raise StoreDamagedError(f"{self._place}/{key} is missing, though its rows are committed. {_RESTORE}")
+            raise StoreDamagedError(f"{self._place}/{key} is missing, though its rows are committed. {RESTORE}")
         if value is not None and not len(value) and not key.endswith("zarr.json"):
             # Zarr takes an output shard without a single byte for one without chunks, whose rows are zeros.
-            raise StoreDamagedError(f"{self._place}/{key} is empty or cut short, though its rows are committed. {_RESTORE}")
+            raise StoreDamagedError(f"{self._place}/{key} is empty or cut short, though its rows are committed. {RESTORE}")
         return value
 
 
 def _count(root: Mapping[str, Any], where: str) -> int:
     count = root["attributes"]["num_samples"]
     if not isinstance(count, int) or count < 0:
-        raise StoreDamagedError(f"{where}/zarr.json has num_samples {count!r}; it is a whole number of 0 or more. {_RESTORE}")
+        raise StoreDamagedError(f"{where}/zarr.json has num_samples {count!r}; it is a whole number of 0 or more. {RESTORE}")
     return count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final
 
 from campaign.files import write_json
@@ -82,10 +83,16 @@ def read_rank_records(paths: CampaignPaths, round_: int) -> list[RankRecord]:
     if not folder.is_dir():
         return []
     files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
-    return [_parse(json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    return [read_rank_record(file) for file in files]
 
 
-def _parse(values: dict[str, Any]) -> RankRecord:
+def read_rank_record(file: Path) -> RankRecord:
+    """Return the record in a file.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: it cannot be read.
+    """
+    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     values.pop("structures_per_s")
     fixed = {"name": ShardName(**values["name"]), "state": RunState(values["state"]), "process": ProcessId(**values["process"])}
     return RankRecord(**{**values, **fixed})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
-from campaign.analysis import StoreView, Systems, open_store
+import campaign
+from campaign.analysis import StoreView, Systems
 from campaign.analysis.blocks import plan_blocks
 from campaign.consolidate import run_consolidate
 from campaign.errors import ContractError, FieldError, SpecError, StoreError, StoreNotFoundError
@@ -62,13 +65,16 @@ def atoms_of(systems: SyntheticSystems, at: int) -> slice:
 @pytest.mark.usefixtures("no_computing")
 @pytest.mark.parametrize("state", ["published", "running"])
 def test_opening_and_selecting_compute_nothing(state: str, request: pytest.FixtureRequest) -> None:
-    view = open_store(request.getfixturevalue(state))
+    view = campaign.open(request.getfixturevalue(state))
     chosen = view.select("outcome == 'converged' and 'Au' in elements").select("n_atoms > 4")
     low = chosen.table[chosen.table["energy"] < 0]["fmax"].mean()
     norm = (chosen.array("forces") ** 2).sum()
+    part, marked, dataset = view[10:20], view[np.arange(60) % 2 == 0], view.dataset
+    masked_frame = view[part.dataset["energy"].shape[0] : 30].table["energy"].sum()
     mapped = chosen.map_systems(lambda systems: {"n": np.diff(systems.atoms_ptr)}, ["positions"], {"n": "int64"})
     assert len(view) == 60  # known without looking, as nothing is selected
-    for lazy in (low, norm, mapped):
+    assert (len(part), len(marked), dict(dataset.sizes)) == (10, 30, {**dict(dataset.sizes), "system": 60, "atom": SYSTEMS.n_atoms.sum()})
+    for lazy in (low, norm, mapped, masked_frame, part.array("forces").sum(), dataset["forces"].sum(), marked.table["fmax"].sum()):
         with pytest.raises(AssertionError, match="something was computed"):
             lazy.compute()
     with pytest.raises(AssertionError, match="something was computed"):
@@ -76,7 +82,7 @@ def test_opening_and_selecting_compute_nothing(state: str, request: pytest.Fixtu
 
 
 def test_the_table_is_what_was_written(published: CampaignPaths) -> None:
-    table = small_blocks(open_store(published)).table
+    table = small_blocks(campaign.open(published)).table
     assert table.npartitions > 5
     frame = table.compute()
     assert frame.index.tolist() == list(range(60))
@@ -102,7 +108,7 @@ def test_a_column_that_nobody_uses_is_not_read(published: CampaignPaths, monkeyp
         return original(self, rows, names)
 
     monkeypatch.setattr(StoreReader, "read", noting)
-    view = open_store(published)
+    view = campaign.open(published)
     view.table["energy"].sum().compute()
     assert read == {"energy", "system_id"}
     read.clear()
@@ -112,7 +118,7 @@ def test_a_column_that_nobody_uses_is_not_read(published: CampaignPaths, monkeyp
 
 @pytest.mark.parametrize("name", ["positions", "forces", "cell", "atomic_numbers", "stress", "pbc"])
 def test_arrays_are_cut_between_structures(published: CampaignPaths, name: str) -> None:
-    view = small_blocks(open_store(published))
+    view = small_blocks(campaign.open(published))
     array = view.array(name)
     np.testing.assert_array_equal(array.compute(), SYSTEMS.columns[name])
     assert array.dtype == SYSTEMS.columns[name].dtype
@@ -125,7 +131,7 @@ def test_arrays_are_cut_between_structures(published: CampaignPaths, name: str) 
 
 
 def test_a_selection_of_arrays_has_the_atoms_of_the_selection(published: CampaignPaths) -> None:
-    chosen = small_blocks(open_store(published)).select("outcome == 'converged' and n_atoms > 8")
+    chosen = small_blocks(campaign.open(published)).select("outcome == 'converged' and n_atoms > 8")
     keep = (SYSTEMS.outcomes() == 0) & (SYSTEMS.n_atoms > 8)
     expected = np.concatenate([SYSTEMS.columns["forces"][atoms_of(SYSTEMS, at)] for at in np.flatnonzero(keep)])
     assert np.isnan(chosen.array("forces").chunks[0]).all()
@@ -137,7 +143,7 @@ def test_a_selection_of_arrays_has_the_atoms_of_the_selection(published: Campaig
 
 
 def test_selecting_by_a_mask(published: CampaignPaths) -> None:
-    view = open_store(published)
+    view = campaign.open(published)
     mask = np.arange(60) % 7 == 0
     assert view.select(mask).table.compute().index.tolist() == np.flatnonzero(mask).tolist()
     again = view.select("n_atoms > 8").select(np.ones(int((SYSTEMS.n_atoms > 8).sum()), bool))
@@ -149,7 +155,7 @@ def test_selecting_by_a_mask(published: CampaignPaths) -> None:
 
 
 def test_selecting_by_a_key_of_info(published: CampaignPaths) -> None:
-    view = open_store(published)
+    view = campaign.open(published)
     assert len(view.select("info.prototype == 'solution'")) == 20
     assert view.frame(["info.prototype"])["info.prototype"].tolist()[:3] == ["solution", "L1_2", "L1_2"]
     with pytest.raises(SpecError, match="unknown column 'enrgy'; did you mean 'energy'"):
@@ -157,7 +163,7 @@ def test_selecting_by_a_key_of_info(published: CampaignPaths) -> None:
 
 
 def test_structures_come_back_whole(published: CampaignPaths) -> None:
-    view = open_store(published)
+    view = campaign.open(published)
     for at in (0, 17, -1):
         atoms = view[at]
         row = at % 60
@@ -172,13 +178,13 @@ def test_structures_come_back_whole(published: CampaignPaths) -> None:
 
 
 def test_one_structure_by_its_id(published: CampaignPaths) -> None:
-    assert open_store(published).by_id(31).info["system_id"] == 31
+    assert campaign.open(published).by_id(31).info["system_id"] == 31
     with pytest.raises(StoreError, match="system 999 has 0 rows here; one is needed"):
-        open_store(published).by_id(999)
+        campaign.open(published).by_id(999)
 
 
 def test_a_running_campaign_shows_what_is_committed(running: CampaignPaths) -> None:
-    view = open_store(running)
+    view = campaign.open(running)
     frame = view.table.compute()
     assert sorted(frame.index) == list(range(60))
     by_id = frame.sort_index()
@@ -194,9 +200,9 @@ def test_a_running_campaign_shows_what_is_committed(running: CampaignPaths) -> N
 
 def test_a_campaign_looks_the_same_before_and_after_consolidation(tmp_path: Path) -> None:
     paths = write_synthetic_campaign(tmp_path / "run", SYSTEMS, consolidated=False)
-    before = open_store(paths).table.compute().sort_index()
+    before = campaign.open(paths).table.compute().sort_index()
     run_consolidate(paths)
-    after = open_store(paths).table.compute()
+    after = campaign.open(paths).table.compute()
     computed = before["outcome"] != "invalid"
     pd.testing.assert_frame_equal(before[computed], after[computed])
     texts = ["outcome", "source", "frame", "error", "n_atoms", "formula"]
@@ -205,13 +211,13 @@ def test_a_campaign_looks_the_same_before_and_after_consolidation(tmp_path: Path
 
 def test_rows_that_are_not_committed_are_not_seen(tmp_path: Path) -> None:
     paths = write_synthetic_campaign(tmp_path / "run", SYSTEMS, consolidated=False)
-    before = open_store(paths)
+    before = campaign.open(paths)
     writer = ShardWriter.create(paths.shard(ShardName(2, 0, 0, 0)), [FIELDS["energy"], FIELDS["system_id"], FIELDS["outcome"]], flush_s=1e6)
     paths.shard(ShardName(2, 0, 1, 0)).mkdir()  # a shard that a rank is just making
     writer.append(np.array([1]), {"energy": np.array([[1.0]]), "system_id": np.array([[60]]), "outcome": np.array([[0]])})
-    assert len(open_store(paths)) == 60
+    assert len(campaign.open(paths)) == 60
     writer.flush()
-    assert len(open_store(paths)) == 61
+    assert len(campaign.open(paths)) == 61
     assert len(before) == 60
     assert len(before.table) == 60
     writer.close()
@@ -220,11 +226,11 @@ def test_rows_that_are_not_committed_are_not_seen(tmp_path: Path) -> None:
 def test_a_system_that_was_done_twice_counts_once(tmp_path: Path) -> None:
     paths = write_synthetic_campaign(tmp_path / "run", SYSTEMS, consolidated=False)
     write_shard(paths, ShardName(1, 0, 0, 1), SYSTEMS.take(np.flatnonzero(SYSTEMS.outcomes() == 0)[:10]))
-    assert sorted(open_store(paths).table.index.compute()) == list(range(60))
+    assert sorted(campaign.open(paths).table.index.compute()) == list(range(60))
 
 
 def test_a_campaign_that_has_done_nothing_is_an_empty_view(tmp_path: Path) -> None:
-    view = open_store(write_synthetic_campaign(tmp_path / "run", SYSTEMS.take(np.zeros(0, np.int64)), consolidated=False))
+    view = campaign.open(write_synthetic_campaign(tmp_path / "run", SYSTEMS.take(np.zeros(0, np.int64)), consolidated=False))
     assert len(view) == 0
     assert list(view) == []
     assert len(view.select("energy < 0").table.compute()) == 0
@@ -233,13 +239,13 @@ def test_a_campaign_that_has_done_nothing_is_an_empty_view(tmp_path: Path) -> No
 
 def test_a_folder_that_is_no_store_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreNotFoundError, match="Give the folder of a store"):
-        open_store(tmp_path / "nowhere")
+        campaign.open(tmp_path / "nowhere")
 
 
 def test_a_store_in_memory() -> None:
     store = MemoryStore()
     write_store(store, STORE_FIELDS, SYSTEMS.n_atoms, {f.name: SYSTEMS.columns[f.name] for f in STORE_FIELDS})
-    assert open_store(store).table["energy"].count().compute() == np.isfinite(SYSTEMS.columns["energy"]).sum()
+    assert campaign.open(store).table["energy"].count().compute() == np.isfinite(SYSTEMS.columns["energy"]).sum()
 
 
 def radius(systems: Systems) -> dict[str, np.ndarray]:
@@ -252,13 +258,13 @@ def test_map_systems_sees_whole_structures(published: CampaignPaths) -> None:
     for at in range(60):
         positions = SYSTEMS.columns["positions"][atoms_of(SYSTEMS, at)]
         expected.append(np.linalg.norm(positions - positions.mean(axis=0), axis=1).max())
-    frame = small_blocks(open_store(published)).map_systems(radius, ["positions"], {"radius": "float64"}).compute()
+    frame = small_blocks(campaign.open(published)).map_systems(radius, ["positions"], {"radius": "float64"}).compute()
     np.testing.assert_array_equal(frame["radius"], expected)
     assert frame.index.tolist() == list(range(60))
 
 
 def test_a_function_that_returns_the_wrong_number_of_rows_is_told(published: CampaignPaths) -> None:
-    mapped = open_store(published).map_systems(lambda systems: {"n": np.zeros(3)}, ["positions"], {"n": "float64"})
+    mapped = campaign.open(published).map_systems(lambda systems: {"n": np.zeros(3)}, ["positions"], {"n": "float64"})
     with pytest.raises(
         ContractError, match=r"returned shape \[3\] for 'n' of 60 systems; one value per system is allowed\. Mend the function"
     ):
@@ -267,23 +273,23 @@ def test_a_function_that_returns_the_wrong_number_of_rows_is_told(published: Cam
 
 def test_text_is_no_array_and_unknown_fields_are_named(published: CampaignPaths) -> None:
     with pytest.raises(FieldError, match=r"'source' is text, and arrays hold numbers\. Take the column"):
-        open_store(published).array("source")
+        campaign.open(published).array("source")
     with pytest.raises(FieldError, match="field 'charges' was asked of a store that has"):
-        open_store(published).array("charges")
+        campaign.open(published).array("charges")
     with pytest.raises(FieldError, match="column 'charges' was asked"):
-        open_store(published).frame(["charges"])
+        campaign.open(published).frame(["charges"])
 
 
 def test_blocks_cross_processes(published: CampaignPaths, running: CampaignPaths) -> None:
     for paths in (published, running):
-        view = open_store(paths)
+        view = campaign.open(paths)
         read = pickle.loads(pickle.dumps(view.blocks[0])).read([view.fields["energy"], view.fields["source"]])
         assert len(read["energy"]) == 60
         assert len(pickle.dumps(view.blocks[0])) < 5_000  # targets and rows, no open files
 
 
 def test_the_same_numbers_in_other_processes(running: CampaignPaths) -> None:
-    view = small_blocks(open_store(running)).select("outcome == 'converged'")
+    view = small_blocks(campaign.open(running)).select("outcome == 'converged'")
     with dask.config.set(scheduler="processes", num_workers=2):
         total = view.table["energy"].sum().compute()
     assert total == pytest.approx(np.nansum(SYSTEMS.columns["energy"].ravel()[SYSTEMS.outcomes() == 0]), rel=1e-12)
@@ -305,6 +311,80 @@ def test_what_is_true_of_every_plan_of_blocks(n_atoms: list[int], max_atoms: int
 
 
 def test_frames_hold_the_index_of_systems(published: CampaignPaths) -> None:
-    frame = open_store(published).select("system_id >= 50").frame(["energy"])
+    frame = campaign.open(published).select("system_id >= 50").frame(["energy"])
     assert isinstance(frame, pd.DataFrame)
     assert frame.index.tolist() == list(range(50, 60))
+
+
+def test_slices_lists_and_masks_are_views(published: CampaignPaths) -> None:
+    view = campaign.open(published)
+    assert view[10:20].system_ids.tolist() == list(range(10, 20))
+    assert view[::-7].system_ids.tolist() == list(range(60))[::-7]
+    assert view[[5, -1, 5]].table.compute().index.tolist() == [5, 59, 5]
+    assert len(view[50:99]) == 10 and len(view[[]]) == 0
+    chosen = view.select("n_atoms > 4")
+    assert chosen[2:5].system_ids.tolist() == np.flatnonzero(SYSTEMS.n_atoms > 4)[2:5].tolist()
+    np.testing.assert_array_equal(view[10:20][3].positions, view[13].positions)
+    with pytest.raises(IndexError, match="structure 60 was asked of a view of 60"):
+        view[[1, 60]]
+
+
+def test_masks_of_every_kind_mean_the_same_systems(published: CampaignPaths) -> None:
+    view = campaign.open(published)
+    frame = view.frame(["n_atoms"])
+    want = np.flatnonzero(SYSTEMS.n_atoms > 8)
+    mask = SYSTEMS.n_atoms > 8
+    shuffled = frame.sample(frac=1, random_state=0)
+    for one in (
+        mask,
+        mask.tolist(),
+        frame["n_atoms"] > 8,
+        shuffled["n_atoms"] > 8,
+        view.table["n_atoms"] > 8,
+    ):
+        assert view[one].system_ids.tolist() == want.tolist()
+    assert len(view[view.array("system_id")[:, 0] < 7]) == 7
+    with pytest.raises(ContractError, match="a mask of 10 ids for a view of 60 systems"):
+        view[(frame["n_atoms"] > 8)[:10]]
+    with pytest.raises(ContractError, match=r"given bool\[3\] for a view of 60 systems"):
+        view[np.ones(3, bool)]
+
+
+@pytest.mark.parametrize("state", ["published", "running"])
+def test_a_dataset_has_every_field_with_its_unit(state: str, request: pytest.FixtureRequest) -> None:
+    view = small_blocks(campaign.open(request.getfixturevalue(state)))
+    data = view.dataset
+    assert set(data.data_vars) | {"system_id"} == {field.name for field in STORE_FIELDS}
+    order = data["system_id"].values
+    assert sorted(order.tolist()) == list(range(60))
+    at = np.concatenate([np.arange(len(SYSTEMS.columns["forces"]))[atoms_of(SYSTEMS, one)] for one in order])
+    computed = SYSTEMS.outcomes()[order] != Outcome.INVALID
+    np.testing.assert_array_equal(data["energy"].values[computed], SYSTEMS.columns["energy"].ravel()[order][computed])
+    np.testing.assert_array_equal(data["positions"].values, SYSTEMS.columns["positions"][at])
+    np.testing.assert_array_equal(data["owner"].values, np.repeat(np.arange(60), SYSTEMS.n_atoms[order]))
+    np.testing.assert_array_equal(data["n_atoms"].values, SYSTEMS.n_atoms[order])
+    assert data["source"].values.tolist() == SYSTEMS.columns["source"][order].tolist()
+    assert (data["positions"].dims, data["forces"].attrs["units"], data["cell"].dims) == (
+        ("atom", "xyz"),
+        "eV/Å",
+        ("system", "vector", "xyz"),
+    )
+    assert data["outcome"].attrs["flag_meanings"].split()[0] == "converged"
+    # Chunk k of both dimensions holds the same systems.
+    assert (
+        np.cumsum(data.chunksizes["atom"]).tolist() == np.cumsum(data["n_atoms"].values)[np.cumsum(data.chunksizes["system"]) - 1].tolist()
+    )
+    per_system = (data["forces"] ** 2).sum("xyz").groupby(data["owner"].compute()).sum()
+    expected = np.add.reduceat((SYSTEMS.columns["forces"][at] ** 2).sum(axis=1), np.cumsum(SYSTEMS.n_atoms[order]) - SYSTEMS.n_atoms[order])
+    np.testing.assert_allclose(per_system.values[computed], expected[computed])
+
+
+def test_a_dataset_of_a_selection(published: CampaignPaths) -> None:
+    data = campaign.open(published).select("n_atoms > 8").dataset
+    assert data.sizes["system"] == (SYSTEMS.n_atoms > 8).sum() and (data["n_atoms"] > 8).all()
+
+
+def test_importing_the_package_stays_light() -> None:
+    code = "import sys, campaign; print(sorted({'numpy', 'torch', 'zarr', 'dask', 'pandas', 'xarray', 'ase'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -19,7 +19,7 @@ from small_campaign import make_campaign, write_shard
 from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
-from campaign.analysis import open_store
+import campaign
 from campaign.consolidate import run_consolidate
 from campaign.errors import CampaignError, IncompleteError, StoreDamagedError, StoreError
 from campaign.fields import INPUT_FIELDS, RESULT_FIELDS, STORE_FIELDS, TRAJECTORY_FIELDS
@@ -204,7 +204,7 @@ def test_every_command_sees_damage(sound_campaign: CampaignPaths, tmp_path: Path
     assert any(place in str(finding) for finding in report.findings), report.findings
     follows = file == "core/positions/zarr.json"  # what the root's copy says is followed
     try:
-        view = open_store(paths.root)
+        view = campaign.open(paths.root)
         table = view.table.compute()
         energies = table.energy.to_numpy()
         positions = [atoms.positions for atoms in view if len(atoms)]

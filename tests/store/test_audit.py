@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from campaign.fields import FIELDS, RESULT_FIELDS
-from campaign.store import Chunking, ShardWriter, write_store
+from campaign.store import Chunking, ShardWriter, StoreReader, write_store
 from campaign.store.audit import Finding, audit_store
+from campaign.store.chunk_reader import ChunkFormat
 from campaign.testing.store_rows import made_up_columns
 
 SIZES = np.array([3, 0, 2, 7, 1, 4, 4, 2, 5], dtype=np.int64)
@@ -109,3 +110,42 @@ def test_a_shard_that_is_being_written_is_sound(tmp_path: Path) -> None:
 
 def test_a_finding_reads_as_one_sentence_after_the_other() -> None:
     assert str(Finding("It is wrong.", "here", "Mend it.")) == "here: It is wrong. Mend it."
+
+
+def test_chunks_behind_the_last_row_of_an_output_shard_are_looked_at(tmp_path: Path) -> None:
+    folder = tmp_path / "s.zarr"
+    write_store(folder, RESULT_FIELDS, SIZES, made_up_columns(RESULT_FIELDS, SIZES, 0), chunking=Chunking(4, 8, 8, 64))
+    assert audit_store(folder, RESULT_FIELDS, "").findings == ()
+    file = folder / "core/energy/c/1/0"  # row 8 in its first chunk; its second one holds nothing but padding
+    form = ChunkFormat.of(json.loads((folder / "core/energy/zarr.json").read_text()))
+    raw = np.frombuffer(file.read_bytes(), np.uint8).copy()
+    assert form is not None
+    start, size = (int(value) for value in form.index(raw[-form.index_bytes :], len(raw))[1])
+    raw[start + size // 2] ^= 1
+    file.write_bytes(raw.tobytes())
+    assert len(StoreReader.open(folder).read_system("energy")) == 9
+    (finding,) = audit_store(folder, RESULT_FIELDS, "").findings
+    assert "core/energy/c/1/0 cannot be decoded: its checksum is wrong" in finding.what
+
+
+def test_the_index_of_an_output_shard_is_looked_at(tmp_path: Path) -> None:
+    folder = tmp_path / "s.zarr"
+    write_store(folder, RESULT_FIELDS, SIZES, made_up_columns(RESULT_FIELDS, SIZES, 0), chunking=Chunking(4, 8, 8, 64))
+    file = folder / "core/forces/c/0/0"
+    raw = bytearray(file.read_bytes())
+    raw[-12] ^= 1
+    file.write_bytes(raw)
+    assert ["core/forces/c/0/0 cannot be decoded" in finding.what for finding in audit_store(folder, RESULT_FIELDS, "").findings] == [True]
+
+
+def test_a_document_of_a_group_that_others_need(store: Path) -> None:
+    cut(store / "custom/zarr.json")
+    (store / "meta/zarr.json").unlink()
+    texts = [finding.what for finding in audit_store(store, RESULT_FIELDS, "").findings]
+    assert len(texts) == 2 and "meta/zarr.json is missing" in texts[0] and "custom/zarr.json is no JSON" in texts[1]
+
+
+def test_it_tells_how_far_it_is(store: Path) -> None:
+    told: list[tuple[int, int]] = []
+    audit_store(store, RESULT_FIELDS, "", lambda n_done, n_total: told.append((n_done, n_total)))
+    assert told == [(at + 1, len(told)) for at in range(len(told))] and len(told) > len(RESULT_FIELDS)

@@ -1,4 +1,4 @@
-"""nvalchemi-toolkit's own reader opens our shards and stores and gives the same numbers; `make install` brings the package."""
+"""nvalchemi-toolkit's own reader opens our shards and stores and gives the same numbers, and ours reads theirs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import campaign
 from campaign.fields import RESULT_FIELDS, STORE_FIELDS, Field, Group, Level
-from campaign.store import Chunking, ShardWriter, write_store
+from campaign.ingest import run_ingest
+from campaign.spec import parse_spec
+from campaign.store import Chunking, ShardWriter, StoreReader, write_store
 from campaign.testing.store_rows import made_up_columns, slice_columns
 
 SIZES = np.random.default_rng(1).integers(1, 9, 30)
@@ -73,3 +76,80 @@ def test_rows_become_their_structures(tmp_path: Path, theirs: Any) -> None:
     for field in atoms:
         np.testing.assert_array_equal(batch[field.name].numpy(), columns[field.name][: SIZES[:5].sum()])
     np.testing.assert_array_equal(batch["energy"].numpy(), columns["energy"][:5])
+
+
+SPEC = """
+[campaign]
+name = "theirs"
+directory = "run"
+[inputs]
+paths = ["theirs.zarr"]
+[model]
+name = "emt"
+"""
+
+
+@pytest.fixture
+def written(tmp_path: Path, theirs: Any) -> tuple[Any, Path, dict[str, Any]]:
+    """A store as their writer makes it: written, then appended to, float32."""
+    import torch
+    from nvalchemi.data import AtomicData, Batch
+
+    random = np.random.default_rng(5)
+    sizes = random.integers(2, 9, 12)
+    values: dict[str, Any] = {"sizes": sizes, "atomic_numbers": [], "positions": [], "energy": random.normal(size=12).astype(np.float32)}
+    made = []
+    for size, energy in zip(sizes, values["energy"], strict=True):
+        values["atomic_numbers"].append(random.choice([29, 79], size))
+        values["positions"].append((2.6 * np.arange(size)[:, None] * np.array([1.0, 0.1, 0.0])).astype(np.float32))
+        made.append(
+            AtomicData(
+                atomic_numbers=torch.tensor(values["atomic_numbers"][-1]),
+                positions=torch.tensor(values["positions"][-1]),
+                energy=torch.tensor([[energy]]),
+                cell=torch.eye(3)[None] * 40.0,
+                pbc=torch.tensor([[False, False, True]]),
+            )
+        )
+    writer = theirs.AtomicDataZarrWriter(tmp_path / "theirs.zarr")
+    writer.write(Batch.from_data_list(made[:7]))
+    writer.append(Batch.from_data_list(made[7:]))
+    return writer, tmp_path / "theirs.zarr", values
+
+
+def check_ours(path: Path, values: dict[str, Any], kept: list[int]) -> None:
+    store = campaign.open(path)
+    assert len(store) == len(kept)
+    assert store.table["n_atoms"].compute().tolist() == values["sizes"][kept].tolist()
+    np.testing.assert_array_equal(store.frame(["energy"])["energy"], values["energy"][kept])
+    np.testing.assert_array_equal(store.array("positions").compute(), np.concatenate([values["positions"][row] for row in kept]))
+    for at, row in enumerate(kept):
+        np.testing.assert_array_equal(store[at].numbers, values["atomic_numbers"][row])
+        assert store[at].pbc.tolist() == [False, False, True]
+    np.testing.assert_array_equal(store[1:4][-1].positions, values["positions"][kept[3]])
+
+
+def test_ours_reads_what_their_writer_wrote_deleted_and_defragmented(written: tuple[Any, Path, dict[str, Any]]) -> None:
+    writer, path, values = written
+    check_ours(path, values, list(range(12)))
+    writer.delete([0, 4, 11])
+    kept = [row for row in range(12) if row not in (0, 4, 11)]
+    check_ours(path, values, kept)
+    writer.defragment()
+    check_ours(path, values, kept)
+    writer.delete(list(range(9)))
+    assert len(campaign.open(path)) == 0
+    writer.defragment()
+    assert len(campaign.open(path)) == 0
+
+
+def test_their_stores_are_inputs_of_a_campaign(written: tuple[Any, Path, dict[str, Any]], tmp_path: Path) -> None:
+    writer, _, values = written
+    writer.delete([3])
+    run_ingest(parse_spec(SPEC, tmp_path))
+    kept = [row for row in range(12) if row != 3]
+    inputs = StoreReader.open(tmp_path / "run" / "inputs.zarr")
+    assert inputs.n_atoms().tolist() == values["sizes"][kept].tolist()
+    np.testing.assert_array_equal(inputs.read_atoms("positions")[1], np.concatenate([values["positions"][row] for row in kept]))
+    assert (inputs.read_system("outcome") == -1).all()
+    assert inputs.read_system("pbc").tolist() == [[False, False, True]] * 11

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import campaign
 from campaign.errors import StoreDamagedError, StoreError, StoreExistsError, StoreNotFoundError
 from campaign.fields import RESULT_FIELDS
 from campaign.store import Chunking, ShardWriter, StoreReader, write_store
@@ -31,6 +32,18 @@ def test_a_shard_on_s3_is_written_and_read_like_any_other(s3_bucket: str) -> Non
         ShardWriter.create(target, RESULT_FIELDS)
     with pytest.raises(StoreNotFoundError, match="holds no store"):
         StoreReader.open(f"{s3_bucket}/run 2/shard.zarr")
+
+
+def test_a_view_of_a_store_on_s3(s3_bucket: str) -> None:
+    columns = made_up_columns(RESULT_FIELDS, SIZES, 0)
+    columns["atomic_numbers"] %= 90
+    columns["atomic_numbers"] += 1
+    write_store(f"{s3_bucket}/s.zarr", RESULT_FIELDS, SIZES, columns, chunking=Chunking(4, 8, 8, 16))
+    view = campaign.open(f"{s3_bucket}/s.zarr")
+    np.testing.assert_array_equal(view.frame(["energy"])["energy"], columns["energy"][:, 0])
+    np.testing.assert_array_equal(view.array("forces").compute(), columns["forces"])
+    np.testing.assert_array_equal(view[2:][1].positions, columns["positions"][SIZES[:3].sum() : SIZES[:4].sum()])
+    np.testing.assert_array_equal(view.dataset["fmax"].values, columns["fmax"][:, 0])
 
 
 def test_a_missing_object_is_damage(s3_bucket: str) -> None:

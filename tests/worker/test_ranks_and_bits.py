@@ -18,7 +18,7 @@ from ase.build import bulk, fcc111
 from ase.constraints import FixAtoms, FixSymmetry
 from ase.db import connect
 
-from campaign.analysis import open_store
+import campaign
 from campaign.consolidate import run_consolidate
 from campaign.export import run_export
 from campaign.ingest import run_ingest
@@ -154,7 +154,7 @@ def test_four_ranks_of_mpi_give_the_bytes_of_one(by_fire: CampaignPaths, folder:
 
 def test_symmetry_goes_from_a_database_to_the_store_and_back(by_fire: CampaignPaths, tmp_path: Path) -> None:
     paths = by_fire
-    store = open_store(paths)
+    store = campaign.open(paths)
     assert set(store.frame(["outcome"])["outcome"]) == {"converged"}
     steps = StoreReader.open(paths.store).read_system("n_steps")[:, 0]
     for row, atoms in enumerate(symmetric()):

@@ -83,8 +83,8 @@ class EnergyDrift:
         LoggingHook("csv", log_path="nve.csv", custom_scalars={
             "total_energy": lambda ctx: total_energy_per_system(ctx.batch), "drift": EnergyDrift(dt=1.0)})
 
-    It looks whenever it is called; 0 the first time. Systems that come into the batch begin when they are first seen, those that stay go on;
-    the batch then needs a `system_id`. Nothing here waits for a device.
+    It looks whenever it is called; 0 the first time. Systems that come into the batch begin when they are first seen, those that stay go
+    on; the batch then needs a `system_id`. Nothing here waits for a device.
 
     Args:
         dt: time step of the dynamics in fs, one for all systems.
