@@ -10,6 +10,7 @@
     ├── MissingDependencyError     install something
     ├── ResourceError              ask for more memory, disk or time
     │   ├── MissingDeviceError         a device was asked for that is not there
+    │   ├── DeviceLostError            a GPU does not answer this process any more
     │   ├── FileWriteError             a file or folder of the campaign cannot be written
     │   ├── SinkFullError              a sink has no room for what was written
     │   └── NeighborListError          a cell so small or flat that its neighbour list would be endless
@@ -109,6 +110,16 @@ class MissingDeviceError(ResourceError, RuntimeError):
     """A device was asked for that this machine does not have, or that cannot do what was asked."""
 
     code = "resource.missing_device"
+
+
+class DeviceLostError(ResourceError, RuntimeError):
+    """A GPU does not answer this process any more; `by_kernel` says whether code that ran there did it, and not the machine."""
+
+    code = "resource.device_lost"
+
+    def __init__(self, message: str, by_kernel: bool = False) -> None:
+        super().__init__(message)
+        self.by_kernel = by_kernel
 
 
 class FileWriteError(ResourceError, OSError):

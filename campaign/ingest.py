@@ -266,7 +266,8 @@ def _known_elements(spec: CampaignSpec) -> frozenset[int] | None:
 
     if spec.relax.fix_symmetry:
         import_spglib()  # refused now rather than by every rank
-    return supported_elements(spec.model.name, spec.model.dtype, spec.model.options, spec.relax.cell)
+    model = spec.model
+    return supported_elements(model.name, model.dtype, model.options, spec.relax.cell, model.deterministic)
 
 
 def _refuse_existing(spec: CampaignSpec) -> None:

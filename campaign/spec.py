@@ -61,6 +61,7 @@ class ModelSection(_Section):
     name: Literal["lj", "morse", "emt", "demo", "sevennet", "chgnet", "mace", "ase"] = Field(description="which potential")
     dtype: Literal["float64", "float32"] = Field(default_factory=_own_dtype, description="precision; by default the model's own")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
+    deterministic: bool = Field(False, description="a structure's bits do not depend on others, at the cost told in docs/models.md")
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model, see docs/models.md")
 
 

@@ -22,6 +22,7 @@ paths = ["structures/"]               # files, folders, globs such as "structure
 name = "emt"                          # lj | morse | emt | sevennet | chgnet | mace | ase
 # dtype = "float64"                   # float64 | float32; by default the model's own, see docs/models.md
 device = "auto"                       # auto takes a GPU where there is one
+# deterministic = false               # true: the bits of a structure do not depend on others, see docs/models.md
 
 [model.options]                       # keyword arguments of the model, see docs/models.md
 

@@ -89,7 +89,8 @@ def _run_round(paths: CampaignPaths, spec: CampaignSpec, observer: _Observer, st
     states = step("watch", lambda: _watch(paths, submission, observer))
     after = observer.read()
     if after.n_left and after.n_done == n_done and not paths.cancel.exists():
-        _raise_if_failed(paths, submission, states)
+        if not died_by_itself(paths, submission.round):  # else the next round knows more, and does something else
+            _raise_if_failed(paths, submission, states)
         _log.warning("round %d ended without a new outcome", submission.round)
     return True
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from campaign.data import Batch
 from campaign.dynamics.exits import set_error
 from campaign.dynamics.memory import MemoryLearner
-from campaign.dynamics.model_errors import Fault, fault_of
+from campaign.dynamics.model_errors import Fault, fault_of, lost_device
+from campaign.errors import MissingDeviceError
 from campaign.fields import NEIGHBOR_KEYS, Level
 from campaign.hooks import DynamicsContext, DynamicsStage, Hook
 from campaign.hooks.neighbor_list import NeighborListHook
@@ -99,6 +100,8 @@ class IsolatingModel(BaseModelMixin):
     def _take_apart(self, batch: Batch, error: Exception) -> ModelOutputs:
         """Evaluate by halves what raised as a whole; a single system that raised has failed."""
         fault = fault_of(error)
+        if fault is Fault.DEVICE and not isinstance(error, MissingDeviceError):
+            raise lost_device(error, batch.num_graphs) from error
         if fault in (Fault.SETUP, Fault.DEVICE):
             raise error
         if fault is Fault.MEMORY:

@@ -15,10 +15,11 @@ from typing import Final, Protocol
 
 import numpy as np
 import torch
+import warp as wp
 
 from campaign.data import Batch, Segments
 
-__all__ = ["CudaMeter", "MemoryLearner", "MemoryMeter", "meter_for"]
+__all__ = ["CudaMeter", "MemoryLearner", "MemoryMeter", "device_peak_bytes", "meter_for"]
 
 FIRST_ATOMS: Final = 256
 """Atoms of the first batch where a meter learns."""
@@ -49,25 +50,50 @@ class MemoryMeter(Protocol):
 
 
 class CudaMeter:
-    """What torch has taken of a CUDA device."""
+    """What torch, and Warp beside it, have taken of a CUDA device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._before = 0
+        self._warp_before = self._warp_peak_before = 0
 
     def start(self) -> None:
         """Measure from here."""
+        _PEAKS[self._device] = device_peak_bytes(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
         self._before = torch.cuda.memory_allocated(self._device)
+        self._warp_before, self._warp_peak_before = _warp_bytes(self._device)
 
     def taken_bytes(self) -> int:
         """Return the most that was taken since `start`."""
-        return int(torch.cuda.max_memory_allocated(self._device)) - self._before
+        used, peak = _warp_bytes(self._device)
+        # Warp's peak is never reset: unless it has risen, it is of some call before.
+        of_warp = (peak if peak > self._warp_peak_before else used) - self._warp_before
+        return int(torch.cuda.max_memory_allocated(self._device)) - self._before + max(0, of_warp)
 
     def capacity_bytes(self) -> int:
-        """Return what the device has free, together with what torch holds and does not use."""
-        free, _ = torch.cuda.mem_get_info(self._device)
-        return int(free + torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device))
+        """Return what the device has free, together with what torch holds and does not use; no more than this process may take."""
+        free, total = torch.cuda.mem_get_info(self._device)
+        held, used = torch.cuda.memory_reserved(self._device), torch.cuda.memory_allocated(self._device)
+        allowed = int(torch.cuda.get_per_process_memory_fraction(self._device) * total)
+        return max(0, min(int(free) + held, allowed) - used)
+
+
+_PEAKS: Final[dict[torch.device, int]] = {}
+"""The most that torch had taken of a device before its count was last reset."""
+
+
+def device_peak_bytes(device: torch.device) -> int:
+    """Return the most that torch has taken of a CUDA device in this process."""
+    return max(_PEAKS.get(device, 0), int(torch.cuda.max_memory_allocated(device)))
+
+
+def _warp_bytes(device: torch.device) -> tuple[int, int]:
+    """Return what Warp has taken of its own memory pool, and the most it ever had; on a device without one it takes next to nothing."""
+    place = wp.device_from_torch(device)
+    if not wp.is_mempool_supported(place):
+        return 0, 0
+    return int(wp.get_mempool_used_mem_current(place)), int(wp.get_mempool_used_mem_high(place))
 
 
 def meter_for(device: torch.device) -> MemoryMeter | None:

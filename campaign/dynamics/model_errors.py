@@ -7,15 +7,16 @@ RuntimeError with a status in its text, Warp raises RuntimeErrors of its own, nu
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 import torch
 
-from campaign.errors import ContractError, MissingDependencyError, MissingDeviceError
+from campaign.errors import ContractError, DeviceLostError, MissingDependencyError, MissingDeviceError
 
-__all__ = ["Fault", "fault_of"]
+__all__ = ["Fault", "fault_of", "lost_device"]
 
 
 class Fault(Enum):
@@ -54,11 +55,15 @@ _NO_MEMORY: Final = (
     r"|DefaultCPUAllocator: can't allocate memory"  # torch on a CPU
     r"|Failed to allocate \d+ bytes"  # Warp
     r"|std::bad_alloc"
+    r"|NVML_SUCCESS == r INTERNAL ASSERT FAILED"  # torch, out of memory where it cannot ask how much there is
+)
+_BY_KERNEL: Final = (
+    r"device-side assert|illegal memory access|unspecified launch failure|misaligned address|illegal instruction|invalid program counter"
+    r"|hardware stack error|launch timed out"
 )
 _BROKEN: Final = (
-    r"device-side assert|illegal memory access|unspecified launch failure|misaligned address|illegal instruction|invalid program counter"
-    r"|hardware stack error|uncorrectable ECC|launch timed out|no CUDA-capable device|all CUDA-capable devices are busy"
-    r"|CUDA driver shutting down|CUDA error \d+ detected on device"  # the last one is Warp's
+    rf"{_BY_KERNEL}|uncorrectable ECC|no CUDA-capable device|all CUDA-capable devices are busy|CUDA driver shutting down"
+    r"|CUDA error \d+ detected on device"  # Warp's
     r"|CUDA error:|HIP error:"
 )
 _STATUS: Final = r"CUDA error: CU\w+_STATUS_"
@@ -66,9 +71,12 @@ _STATUS: Final = r"CUDA error: CU\w+_STATUS_"
 _TABLE: Final = (
     _Row(Fault.MEMORY, (torch.OutOfMemoryError, MemoryError)),
     _Row(Fault.SETUP, (ContractError, MissingDependencyError, ImportError)),
-    _Row(Fault.DEVICE, (MissingDeviceError,)),
+    _Row(Fault.DEVICE, (MissingDeviceError, DeviceLostError)),
+    # Of `model.deterministic`, which such a model cannot follow for any structure.
+    _Row(Fault.SETUP, (RuntimeError,), r"does not have a deterministic implementation|CUBLAS_WORKSPACE_CONFIG"),
     _Row(Fault.MEMORY, (RuntimeError,), _NO_MEMORY),
     _Row(Fault.MEMORY, (RuntimeError,), _HANDLE),
+    _Row(Fault.SETUP, (Exception,), r"Failed to load CUDA module"),  # Warp, for code that this device cannot run
     _Row(Fault.DEVICE, (torch.AcceleratorError,)),
     # A solver that fails for NaN says so by this type.
     _Row(Fault.SYSTEM, (torch.linalg.LinAlgError,)),  # type: ignore[attr-defined]
@@ -86,12 +94,37 @@ def fault_of(error: BaseException) -> Fault:
     >>> fault_of(ValueError("no parameters for element 92"))
     <Fault.SYSTEM: 'system'>
     """
+    for cause in _causes(error):
+        for row in _TABLE:
+            if row.fits(cause):
+                return row.fault
+    return Fault.SYSTEM
+
+
+def lost_device(error: BaseException, n_systems: int) -> DeviceLostError:
+    """Return what a rank says of an error whose fault is the device's: nothing can be computed in its process any more.
+
+    >>> lost_device(RuntimeError("CUDA error: device-side assert triggered"), 3).by_kernel
+    True
+    """
+    by_kernel = any(re.search(_BY_KERNEL, str(cause), re.IGNORECASE) is not None for cause in _causes(error))
+    said = str(error).strip().partition("\n")[0]
+    what_next = (
+        "Code that ran there did it, so the systems in flight are remembered, and the next attempts look for the culprit among them."
+        if by_kernel
+        else "The machine did it; leave this node out."
+    )
+    return DeviceLostError(
+        f"the GPU is lost to this process since a call with {n_systems} systems in the batch ({type(error).__name__}: {said}); nothing can "
+        f"be computed in it any more, and what had ended is stored. {what_next} Go on with `campaign resume`.",
+        by_kernel,
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     seen: set[int] = set()
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
-        for row in _TABLE:
-            if row.fits(cause):
-                return row.fault
+        yield cause
         cause = cause.__cause__
-    return Fault.SYSTEM

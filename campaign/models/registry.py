@@ -14,6 +14,7 @@ import torch
 
 from campaign.errors import CampaignError, SpecError, UnknownModelError
 from campaign.models.base import BaseModelMixin
+from campaign.models.one_by_one import make_deterministic
 
 __all__ = ["MODEL_NAMES", "create_model", "model_options", "supported_elements"]
 
@@ -40,12 +41,15 @@ MODEL_NAMES: Final = tuple(_ENTRIES)
 """Names that a spec can give."""
 
 
-def create_model(name: str, dtype: torch.dtype, device: torch.device, options: Mapping[str, Any] | None = None) -> BaseModelMixin:
-    """Return a model ready to be called with batches on `device`.
+def create_model(
+    name: str, dtype: torch.dtype, device: torch.device, options: Mapping[str, Any] | None = None, deterministic: bool = False
+) -> BaseModelMixin:
+    """Return a model ready to be called with batches on `device`; `deterministic` ones give a structure the same bits in any batch.
 
     Raises:
         UnknownModelError: no model is called `name`; the text has the nearest one.
-        SpecError: an option that the model does not have or whose value it refuses, or a precision in which it does not compute.
+        SpecError: an option that the model does not have or whose value it refuses, a precision in which it does not compute, or bits that
+            it cannot promise.
         MissingDependencyError: the model's package is not installed; the text has the install command.
 
     >>> create_model("lj", torch.float64, torch.device("cpu"), {"sigma": 2.5}).model_config.neighbor_config.cutoff
@@ -69,7 +73,7 @@ def create_model(name: str, dtype: torch.dtype, device: torch.device, options: M
     except (TypeError, ValueError) as error:
         reason = re.sub(r"^\w+\.__init__\(\) ", "", str(error)).replace("positional argument", "option")
         raise SpecError(f"model {name!r} refuses its options {options!r}: {reason}. Mend [model.options].") from error
-    return model
+    return make_deterministic(model, device) if deterministic else model
 
 
 def model_options(name: str) -> tuple[str, ...]:
@@ -85,7 +89,9 @@ def model_options(name: str) -> tuple[str, ...]:
     return tuple(parameter for parameter in parameters if parameter not in ("self", "dtype", "device"))
 
 
-def supported_elements(name: str, dtype: str, options: Mapping[str, Any] | None = None, cell: str = "fixed") -> frozenset[int] | None:
+def supported_elements(
+    name: str, dtype: str, options: Mapping[str, Any] | None = None, cell: str = "fixed", deterministic: bool = False
+) -> frozenset[int] | None:
     """Return the atomic numbers that a model covers, None for any. The model is made, so precision and options are checked too.
 
     `cell` is how cells will relax. Without a stress they would stay as they are and count as converged.
@@ -98,7 +104,7 @@ def supported_elements(name: str, dtype: str, options: Mapping[str, Any] | None 
     (True, None)
     """
     # On the CPU: inputs are often read where there is no GPU.
-    model = create_model(name, getattr(torch, dtype), torch.device("cpu"), options)
+    model = create_model(name, getattr(torch, dtype), torch.device("cpu"), options, deterministic)
     if cell != "fixed" and "stress" not in model.model_config.outputs:
         what = f"model {name!r}" + (f" with {(options or {}).get('calculator')!r}" if name == "ase" else "")
         raise SpecError(

@@ -1,4 +1,4 @@
-"""The one place on the side of the ranks where environment variables are read."""
+"""The one place on the side of the ranks where environment variables are read, and the one that is set."""
 
 from __future__ import annotations
 
@@ -84,6 +84,11 @@ def threads_of(environment: RankEnvironment, local_size: int, wanted: int | None
 def thread_variables(n_threads: int) -> dict[str, str]:
     """Environment of a child process whose libraries shall use `n_threads` threads each."""
     return {name: str(n_threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")}
+
+
+def prepare_for_determinism() -> None:
+    """Have cuBLAS use a workspace of fixed size, without which it may add in any order; it is read when CUDA is first used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def _job_id(environ: Mapping[str, str], slurm: Mapping[str, str]) -> str | None:

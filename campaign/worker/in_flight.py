@@ -3,7 +3,8 @@
 A rank writes the ids in its batch whenever others come into it, and removes the file when it leaves, for whatever reason it can tell. So
 a file that is there when its rank is gone means a death. What killed a process that died of its own doing (SIGSEGV, SIGFPE, SIGABRT,
 SIGBUS, SIGILL) Python's faulthandler writes to a second file in its last moment; one that was killed from outside, by the scheduler or
-together with another rank, leaves that one empty.
+together with another rank, leaves that one empty. A process whose GPU is lost by what ran there can say so, and leaves both files all the
+same: it cannot work any more, and whatever did it is among what it was working on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Final, Self
 
+from campaign.errors import DeviceLostError
 from campaign.files import write_volatile, writing
 from campaign.paths import CampaignPaths, ShardName
 from campaign.worker.records import RunState, read_rank_records
@@ -31,18 +33,30 @@ _SIGNALS: Final = {
     "illegal instruction": signal.SIGILL,
 }
 
+_LOST_DEVICE: Final = "Lost device"
+"""What the second file begins with where a GPU was lost."""
+
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A rank's process that ended without a word: the ids that it was working on, and the signal of its own doing, if there was one."""
+    """A rank's process that ended in the middle: the ids that it was working on, and what it did itself, if it did anything.
+
+    That is a signal, or the loss of its GPU.
+    """
 
     name: ShardName
     system_ids: frozenset[int]
     signal: int | None
+    lost_device: bool = False
+
+    @property
+    def is_own_doing(self) -> bool:
+        """Whether nobody else ended it."""
+        return self.signal is not None or self.lost_device
 
 
 class InFlight:
-    """The file of a rank that runs, within a `with` block; leaving it in any way but death removes the file."""
+    """The file of a rank that runs, within a `with` block; leaving it in any way but death, or by a lost GPU, removes the file."""
 
     def __init__(self, paths: CampaignPaths, name: ShardName) -> None:
         self._file = paths.in_flight(name)
@@ -68,6 +82,10 @@ class InFlight:
         if self._log is not None:
             faulthandler.disable()
             self._log.close()
+        if isinstance(error, DeviceLostError) and error.by_kernel:
+            with writing(self._fault_file):
+                self._fault_file.write_text(f"{_LOST_DEVICE}: {error}\n", encoding="utf-8")
+            return
         self._fault_file.unlink(missing_ok=True)
         self._file.unlink(missing_ok=True)
 
@@ -86,21 +104,23 @@ def read_deaths(paths: CampaignPaths, before: ShardName, system_ids: Collection[
             name = ShardName.parse(f"{file.stem}.zarr")
             if name is None or not _is_over(name, before):
                 continue
-            death = Death(name, _ids_in(file.read_bytes()), _signal_in(paths, name))
+            fault = _fault_in(paths, name)
+            death = Death(name, _ids_in(file.read_bytes()), _signal_in(fault), fault.startswith(_LOST_DEVICE))
             attempt = name.round, name.array_task, name.attempt
-            if death.system_ids & wanted and (death.signal is not None or attempt not in excused):
+            if death.system_ids & wanted and (death.is_own_doing or attempt not in excused):
                 found.setdefault(attempt, []).append(death)
     deaths: list[Death] = []
     for of_attempt in found.values():
-        by_itself = [death for death in of_attempt if death.signal is not None]
+        by_itself = [death for death in of_attempt if death.is_own_doing]
         deaths += by_itself or of_attempt
     return deaths
 
 
 def died_by_itself(paths: CampaignPaths, round_: int) -> bool:
-    """Return whether some rank of a round died by a signal of its own doing."""
+    """Return whether some rank of a round died by a signal of its own doing, or lost its GPU."""
     names = [ShardName.parse(f"{file.stem}.zarr") for file in paths.in_flight_folder(round_).glob("*.json")]
-    return any(name is not None and _signal_in(paths, name) is not None for name in names)
+    faults = [_fault_in(paths, name) for name in names if name is not None]
+    return any(_signal_in(fault) is not None or fault.startswith(_LOST_DEVICE) for fault in faults)
 
 
 def _is_over(name: ShardName, before: ShardName) -> bool:
@@ -121,11 +141,14 @@ def _ids_in(data: bytes) -> frozenset[int]:
         return frozenset()  # the machine died with the process, before the file was on its disk
 
 
-def _signal_in(paths: CampaignPaths, name: ShardName) -> int | None:
+def _fault_in(paths: CampaignPaths, name: ShardName) -> str:
     try:
-        text = paths.fault(name).read_text(encoding="utf-8", errors="replace")
+        return paths.fault(name).read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return None
-    match = re.match(r"Fatal Python error: ([\w -]+)", text)
+        return ""
+
+
+def _signal_in(fault: str) -> int | None:
+    match = re.match(r"Fatal Python error: ([\w -]+)", fault)
     number = _SIGNALS.get(match[1].strip().lower().replace("-", " ")) if match else None
     return None if number is None else int(number)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import torch
 
+from campaign.dynamics.memory import device_peak_bytes
 from campaign.models.base import BaseModelMixin
 from campaign.spec import CampaignSpec
 from campaign.worker.environment import RankEnvironment
@@ -57,7 +58,7 @@ def hardware(device: torch.device, n_threads: int) -> dict[str, str | int]:
 def peak_memory_bytes(device: torch.device) -> int:
     """Return the most memory that was used: of the GPU where there is one, else of this process."""
     if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
+        return device_peak_bytes(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

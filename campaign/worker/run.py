@@ -22,7 +22,7 @@ from campaign.plan import RoundPlan
 from campaign.spec import CampaignSpec, read_spec
 from campaign.store.reader import StoreReader
 from campaign.worker.claims import Claims
-from campaign.worker.environment import RankEnvironment
+from campaign.worker.environment import RankEnvironment, prepare_for_determinism
 from campaign.worker.in_flight import InFlight, read_deaths
 from campaign.worker.inputs import InputSampler
 from campaign.worker.job import Place, RankJob
@@ -57,8 +57,10 @@ def run_rank(
     record.write(paths)
     try:
         spec = read_spec(paths.spec)
+        if spec.model.deterministic:
+            prepare_for_determinism()
         device = choose_device(spec, place.local_rank)
-        model = create_model(spec.model.name, getattr(torch, spec.model.dtype), device, spec.model.options)
+        model = create_model(spec.model.name, getattr(torch, spec.model.dtype), device, spec.model.options, spec.model.deterministic)
         attributes = shard_attributes(spec, model, device, environment, torch.get_num_threads())
         with ExitStack() as closing:
             name, results = create_shard(paths, name, spec, attributes)

@@ -76,12 +76,14 @@ def _parts(system_ids: list[int]) -> list[tuple[int, ...]]:
 
 
 def _is_proof(alone: list[Death]) -> bool:
-    by_itself = sum(death.signal is not None for death in alone)
+    by_itself = sum(death.is_own_doing for death in alone)
     return by_itself >= MOST_ALONE or len(alone) >= MOST_ALONE_SILENT
 
 
 def _sentence(alone: list[Death]) -> str:
     signals = sorted({signal.Signals(death.signal).name for death in alone if death.signal is not None})
     numbers = sorted({death.signal for death in alone if death.signal is not None})
-    cause = ", ".join(f"signal {number}, {name}" for number, name in zip(numbers, signals, strict=True)) or "ended from outside"
+    causes = [f"signal {number}, {name}" for number, name in zip(numbers, signals, strict=True)]
+    causes += ["its GPU was lost"] * any(death.lost_device for death in alone)
+    cause = ", ".join(causes) or "ended from outside"
     return f"the process died ({cause}) while this system was relaxed alone, {len(alone)} times"

@@ -9,13 +9,15 @@ import pytest
 import torch
 import warp as wp
 
-from campaign.dynamics.model_errors import Fault, fault_of
+from campaign.dynamics.model_errors import Fault, fault_of, lost_device
 from campaign.errors import ArgumentError, MissingDependencyError, MissingDeviceError, ModelOutputError, NeighborListError
 
 _TORCH_HINT = (
     "\nCUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be incorrect.\n"
     "For debugging consider passing CUDA_LAUNCH_BLOCKING=1"
 )
+
+_SEARCH = "\nSearch for `{}' in https://docs.nvidia.com/cuda/ for more information."
 
 SAID = [
     (Fault.MEMORY, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.19 GiB")),
@@ -30,6 +32,17 @@ SAID = [
     (Fault.MEMORY, RuntimeError("CUDA error: insufficient resources when calling `cusparseSpMM`: CUSPARSE_STATUS_INSUFFICIENT_RESOURCES")),
     (Fault.MEMORY, RuntimeError("Failed to allocate 80000 bytes on device 'cuda:0'")),
     (Fault.MEMORY, RuntimeError("Warp CUDA error 2: out of memory (in function wp_alloc_device_async, warp.cu:701)")),
+    (Fault.MEMORY, RuntimeError("Error launching kernel: search_3f2a on device cuda:0: Warp CUDA error 2: out of memory")),
+    (
+        Fault.MEMORY,
+        torch.AcceleratorError(
+            "CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in https://docs.nvidia.com" + _TORCH_HINT
+        ),
+    ),
+    (
+        Fault.MEMORY,
+        RuntimeError('NVML_SUCCESS == r INTERNAL ASSERT FAILED at "../c10/cuda/CUDACachingAllocator.cpp":838'),
+    ),
     (Fault.MEMORY, MemoryError()),
     (Fault.MEMORY, RuntimeError("std::bad_alloc")),
     (Fault.DEVICE, torch.AcceleratorError("CUDA error: device-side assert triggered" + _TORCH_HINT)),
@@ -39,6 +52,17 @@ SAID = [
     (Fault.DEVICE, RuntimeError("CUDA error: uncorrectable ECC error encountered")),
     (Fault.DEVICE, RuntimeError("CUDA error 700 detected on device cuda:0: an illegal memory access was encountered")),
     (Fault.DEVICE, RuntimeError("No CUDA GPUs are available: no CUDA-capable device is detected")),
+    (
+        Fault.DEVICE,
+        torch.AcceleratorError("CUDA error: device-side assert triggered" + _SEARCH.format("cudaErrorAssert") + _TORCH_HINT),
+    ),
+    (Fault.DEVICE, RuntimeError("Error launching kernel: judge_1c on device cuda:0: Warp CUDA error 710: device-side assert triggered")),
+    (
+        Fault.SETUP,
+        RuntimeError("put_ does not have a deterministic implementation, but you set 'torch.use_det…"),
+    ),
+    (Fault.SETUP, RuntimeError("Deterministic behavior was enabled with … you must set CUBLAS_WORKSPACE_CONFIG=:4096:8")),
+    (Fault.SETUP, Exception("Failed to load CUDA module 'wp_search_3f2a' (no kernel image)")),
     (Fault.DEVICE, MissingDeviceError("this rank sees no GPU")),
     (Fault.SETUP, ModelOutputError("no forces")),
     (Fault.SETUP, ArgumentError("a mask of the wrong length")),
@@ -96,3 +120,15 @@ def test_causes_are_looked_at_and_circles_end() -> None:
     first, second = ValueError("a"), ValueError("b")
     first.__cause__, second.__cause__ = second, first
     assert fault_of(first) is Fault.SYSTEM
+
+
+@pytest.mark.parametrize(
+    ("text", "by_kernel"),
+    [("CUDA error: device-side assert triggered", True), ("CUDA error: uncorrectable ECC error encountered", False)],
+)
+def test_a_lost_device_says_whether_a_kernel_did_it(text: str, by_kernel: bool) -> None:
+    lost = lost_device(torch.AcceleratorError(text + _TORCH_HINT), 7)
+    assert lost.by_kernel is by_kernel
+    assert fault_of(lost) is Fault.DEVICE
+    assert str(lost).startswith(f"the GPU is lost to this process since a call with 7 systems in the batch (AcceleratorError: {text});")
+    assert ("next attempts look for the culprit" in str(lost)) is by_kernel

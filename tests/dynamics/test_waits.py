@@ -19,7 +19,7 @@ from waits import Recorder, run_behind, watch
 
 from campaign.data import Batch
 from campaign.dynamics import HostMemory, Relaxation, RelaxSettings
-from campaign.dynamics.hooks import ConvergedSnapshotHook
+from campaign.dynamics.hooks import ConvergedSnapshotHook, NaNDetectorHook
 from campaign.dynamics.sampler import BatchSampler
 from campaign.hooks.neighbor_list import UNLISTED
 from campaign.models.base import BaseModelMixin, ModelConfig, ModelOutputs
@@ -152,7 +152,7 @@ def test_a_system_whose_rows_do_not_fit_waits_and_says_nothing_meanwhile(monkeyp
     run_behind(monkeypatch)
     for module in (search, verlet):
         monkeypatch.setattr(module, "roomy_width", lambda longest: max(longest, 1))
-    relaxation, _ = relaxation_of(LennardJonesModel(device=GPU, rc=1.3), lj_clusters([40, 3, 7, 13]))
+    relaxation, _ = relaxation_of(LennardJonesModel(device=GPU, rc=1.3), lj_clusters([40, 3, 7, 13]), [NaNDetectorHook()])
     batch = relaxation._exchange(None)
     assert batch is not None
     for _ in range(2):

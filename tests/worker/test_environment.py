@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from campaign.worker.environment import read_environment, thread_variables, threads_of
+from campaign.worker.environment import prepare_for_determinism, read_environment, thread_variables, threads_of
 
 SRUN = {
     "SLURM_JOB_ID": "4713",
@@ -64,3 +64,13 @@ def test_threads() -> None:
     assert threads_of(shared, local_size=1) == shared.cores
     assert threads_of(shared, local_size=10**6) == 1
     assert set(thread_variables(3).values()) == {"3"}
+
+
+def test_a_workspace_for_cublas_unless_one_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    prepare_for_determinism()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    prepare_for_determinism()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from campaign.paths import CampaignPaths, ShardName
 from campaign.worker.in_flight import Death, InFlight, died_by_itself, read_deaths
 from campaign.worker.processes import ProcessId
 from campaign.worker.records import RankRecord, RunState
+from campaign.worker.suspects import suspicion
 
 RANK = """
 import ctypes, os, signal, sys
@@ -67,6 +69,26 @@ def test_a_death_leaves_word(paths: CampaignPaths, deed: str, number: int | None
 @pytest.mark.parametrize("deed", ["pass", "raise ValueError('told')", "sys.exit(3)"])
 def test_whoever_says_goodbye_leaves_nothing(paths: CampaignPaths, deed: str) -> None:
     run(paths, ShardName(1, 0, 0, 0), "7", deed)
+    assert list(paths.in_flight_folder(1).iterdir()) == []
+
+
+LOST = "from campaign.errors import DeviceLostError; raise DeviceLostError('the GPU is lost', by_kernel={by_kernel})"
+
+
+def test_who_loses_its_gpu_to_what_ran_there_leaves_word_too(paths: CampaignPaths) -> None:
+    name = ShardName(1, 0, 3, 0)
+    run(paths, name, "7,4", LOST.format(by_kernel=True))
+    RankRecord(name, RunState.FAILED, ProcessId.this(), None, time.time()).write(paths)
+    death = Death(name, frozenset({4, 7}), None, lost_device=True)
+    assert read_deaths(paths, NEXT, [7]) == [death] and death.is_own_doing
+    assert died_by_itself(paths, 1)
+    assert suspicion([replace(death, system_ids=frozenset({7}))] * 2, [4, 7]).condemned == {
+        7: "the process died (its GPU was lost) while this system was relaxed alone, 2 times"
+    }
+
+
+def test_a_gpu_that_breaks_by_itself_accuses_nobody(paths: CampaignPaths) -> None:
+    run(paths, ShardName(1, 0, 0, 0), "7", LOST.format(by_kernel=False))
     assert list(paths.in_flight_folder(1).iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -9,8 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from campaign.errors import MissingDeviceError, SpecError
-from campaign.fields import RESULT_FIELDS
+from campaign.data import Batch
+from campaign.errors import DeviceLostError, MissingDeviceError, SpecError
+from campaign.fields import RESULT_FIELDS, decode_error
+from campaign.models.base import ModelOutputs
+from campaign.models.emt import EMTModel
+from campaign.outcomes import Outcome
 from campaign.paths import ShardName
 from campaign.plan import RoundPlan, run_plan
 from campaign.spec import CampaignSpec
@@ -147,6 +152,48 @@ def test_frames_on_the_way(tmp_path: Path) -> None:
         order = np.lexsort((steps, ids))
         frames.append((trajectory.read_atoms("positions", order)[1].tobytes(), trajectory.read_system("energy", order).tobytes()))
     assert frames[0] == frames[1]
+
+
+ASSERT = "CUDA error: device-side assert triggered\nSearch for `cudaErrorAssert' in https://docs.nvidia.com/cuda/ for more information."
+
+
+def test_a_structure_that_costs_the_gpu_is_found_by_later_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = create_campaign(tmp_path, n=12)
+    forward = EMTModel.forward
+
+    def asserting(model: EMTModel, data: Batch) -> ModelOutputs:
+        if (data["system_id"] == 5).any():
+            raise torch.AcceleratorError(ASSERT)
+        return forward(model, data)
+
+    monkeypatch.setattr(EMTModel, "forward", asserting)
+    errors: list[str] = []
+    for attempt in range(8):
+        try:
+            state = run(spec, attempt)
+        except DeviceLostError as error:
+            assert error.by_kernel
+            errors.append(str(error))
+        else:
+            break
+    print(errors)
+    assert state is RunState.DONE
+    said = r"the GPU is lost to this process since a call with \d+ systems in the batch \(AcceleratorError: CUDA error: device-side assert"
+    assert re.match(said, errors[0])
+    assert "the next attempts look for the culprit among them. Go on with `campaign resume`" in errors[0]
+    found: dict[int, tuple[int, str]] = {}
+    for attempt in range(len(errors) + 1):
+        path = spec.paths.shard(ShardName(1, 0, 0, attempt))
+        if not path.exists():
+            continue
+        shard = StoreReader.open(path)
+        columns = shard.read_system("system_id").flatten(), shard.read_system("outcome").flatten(), shard.read_system("error")
+        for system_id, outcome, error in zip(*columns, strict=True):
+            assert int(system_id) not in found
+            found[int(system_id)] = int(outcome), decode_error(error.tobytes())
+    assert sorted(found) == list(range(12))
+    assert found.pop(5) == (int(Outcome.FAILED), "the process died (its GPU was lost) while this system was relaxed alone, 2 times")
+    assert {outcome for outcome, _ in found.values()} == {int(Outcome.CONVERGED)}
 
 
 def test_a_gpu_that_is_demanded_and_missing(tmp_path: Path) -> None:

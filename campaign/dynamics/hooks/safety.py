@@ -12,6 +12,7 @@ from campaign.data import Batch
 from campaign.errors import ArgumentError, ModelOutputError
 from campaign.fields import Level
 from campaign.hooks.context import DynamicsContext
+from campaign.hooks.neighbor_list import UNLISTED
 from campaign.hooks.stages import DynamicsStage
 
 __all__ = ["MaxForceClampHook", "NaNDetectorHook"]
@@ -43,18 +44,27 @@ class NaNDetectorHook:
             return
         batch: Batch = ctx.batch
         keys = [key for key in dict.fromkeys(["forces", "energy", *self.extra_keys]) if key in batch]
-        if not keys or bool(torch.stack([torch.isfinite(batch[key]).all() for key in keys]).all()):
+        if not keys or bool(torch.stack([_is_finite(batch, key).all() for key in keys]).all()):
             return
-        seen = "; ".join(_describe(batch, key) for key in keys if not torch.isfinite(batch[key]).all())
+        seen = "; ".join(_describe(batch, key) for key in keys if not _is_finite(batch, key).all())
         raise ModelOutputError(
             f"at step {ctx.step_count}, values that are not finite: {seen}. A model returns finite numbers for structures that it knows. "
             "Look at these systems, or at the time step."
         )
 
 
+def _is_finite(batch: Batch, key: str) -> Tensor:
+    """Return which values are finite; those of systems that wait for neighbours are not looked at, as they mean nothing yet."""
+    finite = torch.isfinite(batch[key])
+    if UNLISTED in batch and batch.level_of(key) is not Level.EDGE:
+        waits = batch[UNLISTED].view(-1)
+        rows = waits[batch.batch_idx.long()] if batch.level_of(key) is Level.ATOM else waits
+        finite |= rows.view(-1, *[1] * (finite.ndim - 1))
+    return finite
+
+
 def _describe(batch: Batch, key: str) -> str:
-    tensor: Tensor = batch[key]
-    bad = ~torch.isfinite(tensor)
+    bad = ~_is_finite(batch, key)
     rows = torch.nonzero(bad.reshape(len(bad), -1).any(dim=1)).flatten()
     n_values = int(bad.sum())
     count = f"{key} ({n_values} value{'s' if n_values > 1 else ''})"
