@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import campaign
+from campaign.analysis import StoreView
 from campaign.analysis.ranks import RankRuns, parse_run
 from campaign.consolidate import run_consolidate
 from campaign.errors import SpecError, StoreNotFoundError
@@ -176,16 +176,16 @@ def test_what_looks_odd_is_flagged_with_the_command_that_shows_it(tmp_path: Path
     for key in QUALITY:
         (bars,) = page.figures()[f"data-{key}"]["data"]
         assert array(bars["y"]).sum() == 120 - (key in ("shortest-distance-ratio", "n-fragments")), key
-    converged = campaign.open(paths).frame(["energy_per_atom"])["energy_per_atom"]
+    converged = StoreView.open(paths).frame(["energy_per_atom"])["energy_per_atom"]
     first, third = converged.quantile([0.25, 0.75])
     assert not ((converged < first - 5 * (third - first)) | (converged > third + 5 * (third - first))).any()
 
 
 def test_the_command_for_all_flags_finds_the_same(tmp_path: Path) -> None:
     paths = write_synthetic_campaign(tmp_path / "run", odd_systems())
-    contents = quality_contents(campaign.open(paths), paths)
+    contents = quality_contents(StoreView.open(paths), paths)
     words = shlex.split(contents.flagged.command)
-    found = campaign.open(paths).select(words[words.index("--where") + 1]).frame([]).index.tolist()
+    found = StoreView.open(paths).select(words[words.index("--where") + 1]).frame([]).index.tolist()
     assert [row[0] for row in contents.flagged.rows] == [str(system_id) for system_id in found] == ["7", "11", "12", "30"]
 
 
