@@ -9,6 +9,7 @@ import torch
 import warp as wp
 
 from campaign.data.warp_interop import PRECISIONS
+from campaign.dynamics.distances import _kernel as contacts_kernel
 from campaign.dynamics.exit_kernels import exit_kernel
 from campaign.dynamics.integrators.kernels import baoa_kernel, kick_drift_kernel, kick_kernel
 from campaign.dynamics.optimizers.fire2_rule import fire2_rule
@@ -21,6 +22,7 @@ from campaign.models.lennard_jones import LennardJonesModel
 from campaign.models.loops import row_kernels, system_kernel, system_sums_kernel
 from campaign.models.morse import MorseModel
 from campaign.neighbors import row_kernels as rows
+from campaign.neighbors.renewal_kernels import inspect_kernel, settle_kernel
 from campaign.neighbors.search_kernel import measure_cells, search_kernel
 from campaign.neighbors.skin_kernel import check_kernel
 
@@ -33,10 +35,8 @@ LJ, MORSE, EMT = LennardJonesModel(smooth=True).loops, MorseModel().loops, EMTMo
 KERNELS = {
     "half lists, lj": lambda: system_kernel(SINGLE, LJ),
     "half lists, emt": lambda: system_kernel(DOUBLE, EMT),
-    **{
-        f"rows, {name}, {n}": lambda loops=loops, n=n: row_kernels(DOUBLE, loops)[n]
-        for name, loops, n in [("lj", LJ, 0), ("morse", MORSE, 0)]
-    },
+    "rows, lj": lambda: row_kernels(DOUBLE, LJ)[0],
+    "rows, morse": lambda: row_kernels(DOUBLE, MORSE)[0],
     **{f"rows, emt, {n}": lambda n=n: row_kernels(SINGLE, EMT)[n] for n in (0, 1)},
     "sums": lambda: system_sums_kernel(DOUBLE),
     "fire": lambda: step_kernel(DOUBLE, fire_rule),
@@ -51,6 +51,9 @@ KERNELS = {
     "cells": lambda: measure_cells,
     "skin": lambda: check_kernel(DOUBLE),
     "copied rows": lambda: rows.copy_rows,
+    "inspection of lists": lambda: inspect_kernel(DOUBLE),
+    "settling of lists": lambda: settle_kernel(SINGLE),
+    "contacts": lambda: contacts_kernel(DOUBLE),
 }
 
 
