@@ -176,22 +176,37 @@ def _kernel(precision: Precision) -> wp.Kernel:
         if along_c:
             h_w = real(1.0) / wp.length(dual_w)
 
+        # Of a pair nearer than half of it no image but the wrapped one can be as near.
+        narrowest = real(1.0e30)
+        if along_a:
+            narrowest = wp.min(narrowest, h_u)
+        if along_b:
+            narrowest = wp.min(narrowest, h_v)
+        if along_c:
+            narrowest = wp.min(narrowest, h_w)
+
         best = real(-1.0)
         fragments = ptr[s + 1] - ptr[s]
         for i in range(ptr[s], ptr[s + 1]):
             for j in range(i, ptr[s + 1]):
                 d = positions[j] - positions[i]
                 if along_a:
-                    d -= u * wp.round(wp.dot(dual_u, d))
+                    d -= u * wp.rint(wp.dot(dual_u, d))
                 if along_b:
-                    d -= v * wp.round(wp.dot(dual_v, d))
+                    d -= v * wp.rint(wp.dot(dual_v, d))
                 if along_c:
-                    d -= w * wp.round(wp.dot(dual_w, d))
-                if not wp.isfinite(wp.dot(d, d)):
+                    d -= w * wp.rint(wp.dot(dual_w, d))
+                wrapped = wp.dot(d, d)
+                if not wp.isfinite(wrapped):
                     ratio[s, 0] = wp.sqrt(real(-1.0))
                     return
                 both = radii[i] + radii[j]
-                limit = wp.length(d)
+                if best >= zero and i != j:
+                    # Most pairs are neither a bond nor nearer than the nearest so far.
+                    matters = wp.max(best, bond_ratio) * both
+                    if wrapped > matters * matters and real(2.0) * matters < narrowest:
+                        continue
+                limit = wp.sqrt(wrapped)
                 if i == j:
                     # The nearest image of an atom is no further than its shortest cell vector.
                     limit = real(-1.0)
