@@ -162,7 +162,7 @@ def from_atoms(atoms: Atoms, **options: Any) -> Any:
     return lambda p: tensors_of(p.AtomicData.from_atoms(atoms, **options))
 
 
-ALSO = {"fixed", "tags", "initial_charges", "initial_magmoms"}
+ALSO = {"fixed", "symprec", "tags", "initial_charges", "initial_magmoms"}
 """What ours takes over and the reference does not."""
 
 

@@ -9,6 +9,7 @@ import os
 import random
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,9 +160,9 @@ def is_seen(store: MemoryStore, columns: dict[str, Any], key: str, case: str) ->
 
 
 @pytest.fixture(scope="module")
-def sound_campaign(tmp_path_factory: pytest.TempPathFactory) -> CampaignPaths:
+def sound_campaign(fast_folder: Path) -> CampaignPaths:
     """A campaign with a plan, two shards and a store."""
-    paths, spec = make_campaign(tmp_path_factory.mktemp("sound"), 4)
+    paths, spec = make_campaign(Path(tempfile.mkdtemp(dir=fast_folder)), 4)
     run_plan(paths, spec)
     # Made-up results are below no threshold, so none may say that it converged.
     for rank in range(2):
