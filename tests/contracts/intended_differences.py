@@ -19,7 +19,8 @@ DIFFERENCES: dict[str, Difference] = {
     "constants": Difference("CODATA 2018", "those of `ase.units`", "the same; times differ by 3e-9, temperatures by 4e-7"),
     "from_atoms": Difference(
         "takes numbers (int32), cell and labels; a slab without a third vector is refused; no atoms make an empty structure",
-        "takes velocities, constraints (`fixed`, `symprec`), tags, initial charges and magnetic moments too; numbers are int64; every structure has "
+        "takes velocities, constraints (`fixed`, `symprec`), tags, initial charges and magnetic moments too; numbers are "
+        "int64; every structure has "
         "cell and pbc; `info` stays as it is; a slab is fine, no atoms are refused",
         "what came in must go out again",
     ),

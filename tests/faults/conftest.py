@@ -1,7 +1,7 @@
 """Faults are tried out thousands of times, in main memory where there is room for it: no disk is asked to sync for each of them.
 
-What a power cut leaves is worked out from the calls themselves (`campaign/testing/power_cut.py`), and a killed process leaves the page cache
-as it is, so nothing here depends on a real disk.
+What a power cut leaves is worked out from the calls themselves (`campaign/testing/power_cut.py`), and a killed process leaves the page
+cache as it is, so nothing here depends on a real disk.
 """
 
 from __future__ import annotations
