@@ -24,8 +24,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/python examples/cu_au/run_demo.py
 
+# In two processes, a file of tests in one of them: many tests wait for disks, servers and other processes.
 test: install
-	$(BIN)/python -m pytest -m 'not slurm and not gpu'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slurm and not gpu'
 
 # A real SLURM of two nodes under /tmp. Needs root and Debian 12, whose packages it installs; without them it fails.
 test-slurm: install
