@@ -20,7 +20,7 @@ def write_plain_store(
     folder: Path, fields: Sequence[Field], n_atoms: NDArray[np.int64], columns: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]
 ) -> None:
     """Write a store with the bytes that `write_store` gives it; `folder` must not be there."""
-    chunking = Chunking()
+    chunking = Chunking.of_shards()
     meta = {
         "meta/atoms_mask": np.ones(int(n_atoms.sum()), dtype=bool),
         "meta/edges_mask": np.zeros(0, dtype=bool),
