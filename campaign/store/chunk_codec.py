@@ -68,6 +68,8 @@ class ChunkCodec:
                 return None
             per_file = int(shape[0]) // int(inner["chunk_shape"][0])
             codecs, shape = inner["codecs"], inner["chunk_shape"]
+        if len(codecs) < 2:
+            return None  # no checksum
         serializer, *compressing, last = codecs
         is_ours = (
             isinstance(dtype, str)
@@ -218,7 +220,7 @@ def _compression(codec: Mapping[str, Any]) -> tuple[str, str] | None:
     if name == "zstd":
         is_ours = not configuration.get("checksum")
     else:
-        is_ours = name == "blosc" and configuration["shuffle"] in _SHUFFLES
+        is_ours = name == "blosc" and configuration.get("shuffle") in _SHUFFLES
     return (name, json.dumps(configuration, sort_keys=True)) if is_ours else None
 
 

@@ -89,7 +89,7 @@ def test_damage_is_never_decoded() -> None:
             codec.decode(cut)
 
 
-@pytest.mark.parametrize("change", ["big", "gzip", "no checksum", "bitshuffle", "index at the start", "compressed index"])
+@pytest.mark.parametrize("change", ["big", "gzip", "no checksum", "bytes alone", "bitshuffle", "index at the start", "compressed index"])
 def test_other_codecs_are_left_to_zarr(change: str) -> None:
     blosc: dict[str, Any] = {"cname": "lz4", "clevel": 5, "shuffle": "shuffle", "typesize": 8, "blocksize": 0}
     changed = document({"name": "blosc", "configuration": blosc}, 4 if "index" in change else 0)
@@ -99,6 +99,8 @@ def test_other_codecs_are_left_to_zarr(change: str) -> None:
         changed["codecs"][1] = {"name": "gzip", "configuration": {"level": 1}}
     elif change == "no checksum":
         del changed["codecs"][2]
+    elif change == "bytes alone":
+        del changed["codecs"][1:]
     elif change == "index at the start":
         changed["codecs"][0]["configuration"]["index_location"] = "start"
     elif change == "compressed index":
