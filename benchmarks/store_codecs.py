@@ -37,7 +37,7 @@ from campaign.data import Batch
 from campaign.dynamics import HostMemory, Relaxation, RelaxSettings
 from campaign.fields import FIELDS
 from campaign.models.registry import create_model
-from campaign.store.encoding import encode_chunks, encode_file
+from campaign.store.chunk_codec import codec_of
 from campaign.store.layout import Chunking, field_array
 
 Array = np.ndarray[Any, Any]
@@ -125,11 +125,12 @@ def pipeline_figures(positions: Array, folder: Path, repeats: int) -> list[dict[
     spec = field_array(FIELDS["positions"], Chunking.of_shards(atom_rows=chunk_rows))
 
     def ours(place: Path) -> None:
-        chunks = encode_chunks(spec, rows)
+        codec = codec_of(spec)
+        chunks = codec.encode_all(rows)
         for number in range(2):
             path = place / spec.chunk_key(number)
             path.parent.mkdir(parents=True)
-            path.write_bytes(encode_file(spec, chunks[number * 16 : number * 16 + 16]))
+            path.write_bytes(codec.join(chunks[number * 16 : number * 16 + 16]))
 
     def by_zarr(place: Path) -> None:
         from zarr.storage import LocalStore, StorePath

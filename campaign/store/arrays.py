@@ -17,7 +17,7 @@ from zarr.abc.store import Store
 
 from campaign.errors import FieldError
 from campaign.fields import Field, Level
-from campaign.store.encoding import encode_chunks, encode_file
+from campaign.store.chunk_codec import codec_of
 from campaign.store.layout import ArraySpec
 from campaign.store.targets import set_all
 
@@ -63,9 +63,10 @@ class GrowingArray:
     def _files(self, rows: NDArray[Any]) -> dict[str, bytes]:
         spec = self.spec
         first_object = (self.n_rows - len(self._tail)) // spec.object_rows
-        chunks = [*self._chunks, *encode_chunks(spec, rows)]
+        codec = codec_of(spec)
+        chunks = [*self._chunks, *codec.encode_all(rows)]
         groups = [chunks[at : at + spec.chunks_per_file] for at in range(0, len(chunks), spec.chunks_per_file)]
-        files = {spec.chunk_key(first_object + number): encode_file(spec, group) for number, group in enumerate(groups)}
+        files = {spec.chunk_key(first_object + number): codec.join(group) for number, group in enumerate(groups)}
         self.n_rows += len(rows) - len(self._tail)
         self._tail = rows[len(rows) - self.n_rows % spec.chunk_rows :].copy()
         whole = len(chunks) - bool(len(self._tail))

@@ -23,7 +23,7 @@ from zarr.abc.store import Store
 from campaign.errors import StoreError
 from campaign.fields import Field, Level
 from campaign.store.arrays import encoder, write_objects
-from campaign.store.chunk_codec import ChunkCodec, chunk_codec, join_chunks
+from campaign.store.chunk_codec import ChunkCodec, codec_of
 from campaign.store.consolidation_plan import ConsolidationPlan, OutputRange, systems_of_atoms
 from campaign.store.csr import pointers
 from campaign.store.durable import make_folder_durably
@@ -183,7 +183,7 @@ def write_range(recipe: Recipe, part: OutputRange) -> Done:
             n_taken_over += 1
         else:
             to_do.append(number)
-    codec = chunk_codec(spec.document(0))
+    codec = codec_of(spec)
     copied = copied_chunks(recipe.rows, field, codec) if field.name in recipe.carried else None
     for first, last in _runs(to_do):
         if copied is not None:
@@ -197,24 +197,19 @@ def write_range(recipe: Recipe, part: OutputRange) -> Done:
     return Done(n_bytes, len(to_do), n_taken_over, n_kept)
 
 
-def _write_object(recipe: Recipe, spec: ArraySpec, codec: ChunkCodec | None, number: int, rows: NDArray[Any]) -> None:
-    store = open_target(recipe.target)
-    if codec is None or codec.is_text:
-        run(write_objects(encoder(store, spec), spec, number, rows))
-        return
-    chunks = [codec.encode(rows[at : at + spec.chunk_rows]) for at in range(0, len(rows), spec.chunk_rows)]
-    set_bytes(store, spec.chunk_key(number), join_chunks(chunks, spec.object_rows // spec.chunk_rows))
+def _write_object(recipe: Recipe, spec: ArraySpec, codec: ChunkCodec, number: int, rows: NDArray[Any]) -> None:
+    set_bytes(open_target(recipe.target), spec.chunk_key(number), codec.join(codec.encode_all(rows)))
 
 
 def _copy_objects(recipe: Recipe, spec: ArraySpec, chunks: Chunks, part: OutputRange, first: int, last: int) -> None:
     """Put output shards together from chunks as they are, without decoding them."""
     store = open_target(recipe.target)
-    per_object = spec.object_rows // spec.chunk_rows
+    per_object = spec.chunks_per_file
     n_chunks = -(-chunks.n_rows // spec.chunk_rows)
     for number in range(first, last):
         at = range(number * per_object, (number + 1) * per_object)
         raw = [chunks.raw(chunk) for chunk in at if chunk < n_chunks]
-        set_bytes(store, spec.chunk_key(number), join_chunks(raw, per_object))
+        set_bytes(store, spec.chunk_key(number), codec_of(spec).join(raw))
 
 
 def _piece(recipe: Recipe, part: OutputRange, start: int, stop: int) -> OutputRange:

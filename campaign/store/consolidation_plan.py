@@ -37,7 +37,8 @@ ATOM_CHUNK_ROWS: Final = 8192
 Compared with 4096 and 65,536 rows, the sizes of shards, it takes half the time; smaller ones gain little more."""
 
 CHUNKS_PER_SHARD: Final = 64
-"""Chunks in a full output shard. A file then holds up to 65,536 systems or 524,288 atoms: 13 MB of positions."""
+"""Chunks in a full output shard. A file then holds up to 65,536 systems or 524,288 atoms: 13 MB of positions.
+More than the `CHUNKS_PER_FILE` of a shard, since chunks are smaller here and no file is written twice."""
 
 DEFAULT_BUDGET_BYTES: Final = 2**31
 """Memory that one process of a consolidation may have, the interpreter and all of its Dask tasks included."""

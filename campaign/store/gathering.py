@@ -1,31 +1,32 @@
 """Bringing the rows of one array together from many stores: each chunk is read and decoded once, and its rows go to their places.
 
-What lies in chunks of our own is read chunk by chunk; all else (text, other codecs) goes through the reader. Where a
-file does not decode, the reader is asked too, since it names what is wrong.
+What lies in chunks of our own is read chunk by chunk; other codecs, and fields that a source does not have, go through the reader.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from jaxtyping import Int32, Int64
 from numpy import ndarray
 from numpy.typing import NDArray
 
-from campaign.errors import StoreDamagedError
+from campaign.errors import StoreDamagedError, StoreError
 from campaign.fields import FIELDS, Field, Level
-from campaign.store.chunk_codec import ChunkCodec, check_chunk, chunk_codec, chunk_index, index_bytes
+from campaign.store.chunk_codec import ChunkCodec
+from campaign.store.chunk_files import ChunkFiles
 from campaign.store.consolidation_plan import ConsolidationPlan, OutputRange, ShardIndex
 from campaign.store.csr import check_pointers, pointers, split_by_budget
 from campaign.store.reader import READ_BYTES, StoreReader
+
+_Read = TypeVar("_Read", bytes, NDArray[Any])
 
 _LENGTH: Final = re.compile(rb'"shape": *\[\s*(\d+)')
 """The number of rows in an array's document; `"chunk_shape"` does not match."""
@@ -95,7 +96,7 @@ def gather(rows: RowMap, part: OutputRange, field: Field, carried: bool) -> NDAr
         at = rows.of_source(number, part)
         if not len(at):
             continue
-        array = open_chunks(folder, field)
+        array = _field_chunks(folder, field)
         if array is not None and part.level is Level.SYSTEM:
             array.copy_rows(out, rows.row[at], at - part.start)
             continue
@@ -110,46 +111,41 @@ def gather(rows: RowMap, part: OutputRange, field: Field, carried: bool) -> NDAr
     return out
 
 
-def copied_chunks(rows: RowMap, field: Field, codec: ChunkCodec | None) -> Chunks | None:
+def copied_chunks(rows: RowMap, field: Field, codec: ChunkCodec) -> Chunks | None:
     """Return the chunks of source 0 if those of the new array have the very same bytes: all of its rows, and the same codec."""
-    if codec is None or not _is_range(rows.system_ids):
+    if not _is_range(rows.system_ids):
         return None
-    array = open_chunks(rows.folders[0], field, text_too=True)
+    array = _field_chunks(rows.folders[0], field)
     n_rows = len(rows.source) if field.level is Level.SYSTEM else int(rows.ptr[-1])
-    return array if array is not None and array.codec == codec and array.n_rows == n_rows else None
+    return array if array is not None and array.codec.has_chunks_of(codec) and array.n_rows == n_rows else None
 
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """An array of `n_rows` rows whose chunks are files of their own, or lie `per_file` in a file if that is not 0."""
+    """An array of `n_rows` rows, chunk by chunk; none is read twice, so none is kept."""
 
     folder: str
     path: str
     n_rows: int
     codec: ChunkCodec
-    per_file: int
+    files: ChunkFiles
 
     def raw(self, chunk: int) -> bytes:
         """Return the bytes of a chunk whose checksum is right.
 
         Raises:
             StoreDamagedError: it is missing or damaged; the text names its file.
+            StoreError: it cannot be read.
         """
-        try:
-            return check_chunk(self._file(chunk))
-        except (OSError, StoreDamagedError) as error:
-            raise self._named(chunk, error) from error
+        return self._read(self.files.raw, chunk)
 
     def rows(self, chunk: int) -> NDArray[Any]:
         """Return the rows of a chunk; beyond the end of the array they mean nothing.
 
         Raises:
-            StoreDamagedError: it is missing or damaged; the text names its file.
+            StoreDamagedError, StoreError: see `raw`.
         """
-        try:
-            return self.codec.decode(self._file(chunk))
-        except (OSError, StoreDamagedError) as error:
-            raise self._named(chunk, error) from error
+        return self._read(self.files.decoded, chunk)
 
     def head(self, n_rows: int) -> NDArray[Any]:
         """Return the first rows of the array.
@@ -203,31 +199,14 @@ class Chunks:
                 "The file was changed, cut or lost: restore it, or drop this store and compute its rows again."
             )
 
-    def _file(self, chunk: int) -> bytes:
-        number, place = divmod(chunk, self.per_file) if self.per_file else (chunk, 0)
-        with open(f"{self.folder}/{self.path}/c/{number}{'/0' * len(self.codec.trailing)}", "rb", buffering=0) as file:  # noqa: PTH123
-            if not self.per_file:
-                return file.read()
-            file.seek(-index_bytes(self.per_file), os.SEEK_END)
-            start, size = chunk_index(file.read(), self.per_file)[place].tolist()
-            if start + size > file.tell():
-                raise StoreDamagedError("it does not have the chunk.")
-            file.seek(start)
-            return file.read(size)
-
-    def _named(self, chunk: int, error: Exception) -> StoreDamagedError:
-        """Return the error that names the file; the reader raises it itself if it finds the same."""
-        size = self.codec.chunk_rows
-        StoreReader.open(self.folder).read_block(self.path, chunk * size, min((chunk + 1) * size, self.n_rows))
-        return StoreDamagedError(f"{self.folder}/{self.path} chunk {chunk}: {error} Restore the file, or drop this store.")
+    def _read(self, how: Callable[[str, ChunkCodec, int], _Read], chunk: int) -> _Read:
+        try:
+            return how(self.path, self.codec, chunk)
+        except OSError as error:
+            raise StoreError(f"reading {self.folder}/{self.path}: {error}. Check that the place can be reached and read.") from error
 
 
-def open_chunks(folder: str, field: Field, text_too: bool = False) -> Chunks | None:
-    """Return the array of a field if it lies in chunks of our own codecs with the rows that the table says."""
-    return None if field.dtype == "string" and not text_too else open_array(folder, field.path, field.dtype, field.trailing)
-
-
-def open_array(folder: str, path: str, dtype: str, trailing: tuple[int, ...]) -> Chunks | None:
+def open_chunks(folder: str, path: str, dtype: str, trailing: tuple[int, ...]) -> Chunks | None:
     """Return an array of such rows if it lies in chunks of our own codecs."""
     try:
         with open(f"{folder}/{path}/zarr.json", "rb", buffering=0) as file:  # noqa: PTH123
@@ -236,25 +215,22 @@ def open_array(folder: str, path: str, dtype: str, trailing: tuple[int, ...]) ->
         length = _LENGTH.search(raw)
         if length is None:
             return None
-        codec, per_file = _parsed(raw[: length.start(1)] + b"0" + raw[length.end(1) :])
+        codec = _parsed(raw[: length.start(1)] + b"0" + raw[length.end(1) :])
         n_rows = int(length.group(1))
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None  # the reader says what is wrong with it
-    return (
-        Chunks(folder, path, n_rows, codec, per_file) if codec is not None and (codec.dtype, codec.trailing) == (dtype, trailing) else None
-    )
+    if codec is None or (codec.dtype, codec.trailing) != (dtype, trailing):
+        return None
+    return Chunks(folder, path, n_rows, codec, ChunkFiles(folder))
 
 
 @lru_cache(maxsize=256)
-def _parsed(raw: bytes) -> tuple[ChunkCodec | None, int]:
-    document = json.loads(raw)
-    codec = chunk_codec(document)
-    if codec is None or document["codecs"][0]["name"] != "sharding_indexed":
-        return codec, 0
-    inner = document["codecs"][0]["configuration"]
-    if inner["index_location"] != "end" or [one["name"] for one in inner["index_codecs"]] != ["bytes", "crc32c"]:
-        return None, 0
-    return codec, int(document["chunk_grid"]["configuration"]["chunk_shape"][0]) // codec.chunk_rows
+def _parsed(raw: bytes) -> ChunkCodec | None:
+    return ChunkCodec.of(json.loads(raw))
+
+
+def _field_chunks(folder: str, field: Field) -> Chunks | None:
+    return open_chunks(folder, field.path, field.dtype, field.trailing)
 
 
 def _pieces(rows: RowMap, part: OutputRange, at: Int64[ndarray, " M"]) -> Pieces:
@@ -331,7 +307,7 @@ def read_index(name: str, folder: Path, with_steps: bool = False) -> tuple[Shard
     n_systems, attributes = reader.n_systems, reader.attributes
     ids = _column(reader, str(folder), FIELDS["system_id"])
     steps = _column(reader, str(folder), FIELDS["step"]) if with_steps else None
-    pointed = open_array(f"{folder}", "meta/atoms_ptr", "int64", ()) if n_systems else None
+    pointed = open_chunks(f"{folder}", "meta/atoms_ptr", "int64", ()) if n_systems else None
     if pointed is None or pointed.n_rows <= n_systems:
         return ShardIndex(name, ids, reader.n_atoms(), steps), attributes
     ptr = pointed.head(n_systems + 1)
@@ -340,7 +316,7 @@ def read_index(name: str, folder: Path, with_steps: bool = False) -> tuple[Shard
 
 
 def _column(reader: StoreReader, folder: str, field: Field) -> NDArray[np.int64]:
-    array = open_chunks(folder, field)
+    array = _field_chunks(folder, field)
     if array is None or array.n_rows < reader.n_systems:
         return reader.read_system(field.name)[:, 0]
     return array.head(reader.n_systems)[:, 0]

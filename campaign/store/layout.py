@@ -35,7 +35,8 @@ ATOM_CHUNK_ROWS: Final = 65536
 """Rows of a chunk, which is what a reader decodes at least; 65,536 positions are 1.5 MB."""
 
 CHUNKS_PER_FILE: Final = 16
-"""Chunks in one file of a shard: few files, and still small enough to rewrite the last one at a flush."""
+"""Chunks in one file of a shard: few files, and still small enough to rewrite the last one at a flush.
+A published store, whose chunks are smaller, has more: `CHUNKS_PER_SHARD` in `consolidation_plan.py`."""
 
 COMPRESSION: Final[dict[str, Any]] = {"cname": "lz4", "clevel": 5, "blocksize": 0}
 """Blosc: LZ4 after a shuffle of bytes. Chosen by measurement, see docs/decisions/0006-codec.md."""

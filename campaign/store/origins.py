@@ -20,7 +20,7 @@ import numpy as np
 
 from campaign.errors import StoreDamagedError
 from campaign.fields import Field, Level
-from campaign.store.chunk_codec import split_chunks
+from campaign.store.chunk_codec import codec_of
 from campaign.store.consolidation_plan import ConsolidationPlan, systems_of_atoms
 from campaign.store.csr import pointers
 from campaign.store.durable import write_durably
@@ -131,7 +131,7 @@ def take_over(earlier: Earlier, spec: ArraySpec, number: int, origin: str, targe
     there, here = Path(earlier.folder) / key, target / key
     try:
         raw = there.read_bytes()
-        split_chunks(raw, spec.object_rows // spec.chunk_rows)
+        codec_of(spec).split(raw)
     except (OSError, StoreDamagedError):
         return False  # it is written again
     here.parent.mkdir(parents=True, exist_ok=True)

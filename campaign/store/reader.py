@@ -21,7 +21,8 @@ from zarr.storage import LocalStore, StorePath, WrapperStore
 
 from campaign.errors import CampaignError, FieldError, StoreDamagedError, StoreError, StoreNotFoundError
 from campaign.fields import FIELDS, Field, Group, Level
-from campaign.store.chunk_reader import RESTORE, ChunkFiles, ChunkFormat
+from campaign.store.chunk_codec import ChunkCodec
+from campaign.store.chunk_files import RESTORE, ChunkFiles
 from campaign.store.csr import atom_rows, check_pointers, chunk_runs
 from campaign.store.layout import FORMAT, FORMAT_VERSION
 from campaign.store.targets import Target, describe, first_part, get_document, is_unreachable, local_path, mapped_errors, open_target
@@ -57,7 +58,7 @@ class StoreReader:
         self._arrays: dict[str, zarr.Array[Any]] = {}
         # Zarr reads what is behind a URL or in memory, and what others wrote.
         self._files = ChunkFiles(store.root) if self._ours and isinstance(store, LocalStore) else None
-        self._formats: dict[str, ChunkFormat | None] = {}
+        self._codecs: dict[str, ChunkCodec | None] = {}
         self._ptr: Int64[ndarray, " N+1"] | None = None
         self._n_stored = _count(root, where)
         self._kept = None if self._ours else self._active_rows()
@@ -294,10 +295,10 @@ class StoreReader:
             StoreError: the place cannot be reached or read.
         """
         array = self.array(path)
-        form = self.chunk_format(path)
+        codec = self.chunk_codec(path)
         try:
-            if form is not None and self._files is not None:
-                return self._files.read(path, form, start, stop)
+            if codec is not None and self._files is not None:
+                return self._files.read(path, codec, start, stop)
             return np.asarray(array[start:stop])
         except (CampaignError, MemoryError, KeyboardInterrupt):
             raise
@@ -308,12 +309,12 @@ class StoreReader:
             key, cause = self._find_damage(array, path, start, stop, error)
             raise StoreDamagedError(f"{self._where}/{key} cannot be decoded: {cause}. {RESTORE}") from error
 
-    def chunk_format(self, path: str) -> ChunkFormat | None:
-        """Return how the chunks of an array lie in their files; None if only Zarr can read them."""
-        if path not in self._formats:
+    def chunk_codec(self, path: str) -> ChunkCodec | None:
+        """Return how the chunks of an array become rows; None if only Zarr can read them."""
+        if path not in self._codecs:
             document: Any = self.array(path).metadata.to_dict()
-            self._formats[path] = None if self._files is None else ChunkFormat.of(document)
-        return self._formats[path]
+            self._codecs[path] = None if self._files is None else ChunkCodec.of(document)
+        return self._codecs[path]
 
     def check_file(self, path: str, number: int) -> bool:
         """Decode every chunk in one file of an array, padding too; return False, having done nothing, if only Zarr can.
@@ -322,11 +323,11 @@ class StoreReader:
             StoreDamagedError: a chunk is missing or damaged; the text names the file.
             StoreError: it cannot be read.
         """
-        form = self.chunk_format(path)
-        if form is None or self._files is None:
+        codec = self.chunk_codec(path)
+        if codec is None or self._files is None:
             return False
         try:
-            self._files.check_file(path, form, number)
+            self._files.check_file(path, codec, number)
             return True
         except OSError as error:
             raise StoreError(f"reading {self._where}/{path}: {error}. Check that the place can be reached and read.") from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from campaign.errors import StoreDamagedError, StoreError
 from campaign.fields import Field, Level
-from campaign.store.chunk_reader import ChunkFiles, ChunkFormat
+from campaign.store.chunk_codec import ChunkCodec, codec_of
+from campaign.store.chunk_files import ChunkFiles
 from campaign.store.csr import pointers, split_by_budget
 from campaign.store.layout import (
     FORMAT,
@@ -149,18 +150,18 @@ def write_salvaged(salvage: Salvage, rows: Int64[ndarray, " M"], target: Path, f
 class _Array:
     """One array of a damaged store, chunk by chunk."""
 
-    def __init__(self, folder: Path, spec: ArraySpec, n_rows: int | None, form: ChunkFormat | None, files: ChunkFiles) -> None:
+    def __init__(self, folder: Path, spec: ArraySpec, n_rows: int | None, codec: ChunkCodec | None, files: ChunkFiles) -> None:
         self.spec, self.n_rows = spec, n_rows
-        self._form, self._files, self._folder = form, files, folder
+        self._codec, self._files, self._folder = codec, files, folder
         self._zarr: zarr.Array[Any] | None = None
-        if form is None:  # codecs that only Zarr knows, under a document that is whole
+        if codec is None:  # codecs that only Zarr knows, under a document that is whole
             self._zarr = zarr.open_array(folder / spec.path, mode="r")
-        self._chunk_rows = form.chunk_rows if form is not None else int((self._zarr.chunks if self._zarr is not None else (1,))[0])
+        self._chunk_rows = codec.chunk_rows if codec is not None else int((self._zarr.chunks if self._zarr is not None else (1,))[0])
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows; raises StoreDamagedError where a chunk is damaged."""
-        if self._form is not None:
-            return np.array(self._files.read(self.spec.path, self._form, start, stop)) if stop > start else self._none()
+        if self._codec is not None:
+            return np.array(self._files.read(self.spec.path, self._codec, start, stop)) if stop > start else self._none()
         try:
             return np.asarray(self._zarr[start:stop] if self._zarr is not None else self._none())
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
@@ -243,24 +244,21 @@ def _document(file: Path, node_type: str) -> dict[str, Any] | None:
 def _arrays(folder: Path, fields: Sequence[Field], faults: list[str]) -> dict[str, _Array]:
     """All arrays; one whose document is lost is read as those of its level are."""
     files = ChunkFiles(folder)
-    specs = [*(field_array(field, Chunking()) for field in fields), *meta_arrays(Chunking())]
+    chunking = Chunking.of_shards()
+    specs = [*(field_array(field, chunking) for field in fields), *meta_arrays(chunking)]
     documents = {spec.path: _array_document(folder, spec) for spec in specs}
-    found = [ChunkFormat.of(document) for document in documents.values() if document is not None]
-    forms = {
-        spec.level: form for spec, form in zip([spec for spec in specs if documents[spec.path]], found, strict=True) if form is not None
-    }
+    codecs = {path: None if document is None else ChunkCodec.of(document) for path, document in documents.items()}
+    beside = {spec.level: codec for spec in specs if (codec := codecs[spec.path]) is not None}
     made = {}
     for spec in specs:
         document = documents[spec.path]
         if document is not None:
-            made[spec.path] = _Array(folder, spec, int(document["shape"][0]), ChunkFormat.of(document), files)
+            made[spec.path] = _Array(folder, spec, int(document["shape"][0]), codecs[spec.path], files)
             continue
         faults.append(f"{spec.path}/zarr.json is missing, cut, or not what fields.py says")
-        beside = forms.get(spec.level)
-        rows, per_file, is_compressed = (spec.chunk_rows, 0, True)
-        if beside is not None:
-            rows, per_file, is_compressed = beside.chunk_rows, beside.per_file, beside.is_compressed
-        made[spec.path] = _Array(folder, spec, None, ChunkFormat(spec.dtype, spec.trailing, rows, per_file, is_compressed), files)
+        # Encoded as the arrays beside it. If none is left, as shards are today.
+        codec = replace(beside.get(spec.level, codec_of(spec)), dtype=spec.dtype, trailing=spec.trailing)
+        made[spec.path] = _Array(folder, spec, None, codec, files)
     return made
 
 

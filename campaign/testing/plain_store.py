@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numcodecs.vlen import VLenUTF8
 from numpy.typing import NDArray
 
 from campaign.fields import Field
-from campaign.store.chunk_codec import ChunkCodec, chunk_codec, join_chunks
+from campaign.store.chunk_codec import codec_of
 from campaign.store.csr import pointers
 from campaign.store.layout import ArraySpec, Chunking, field_array, group_document, group_names, meta_arrays, root_document
 from campaign.store.targets import encode_document
@@ -21,7 +20,7 @@ def write_plain_store(
     folder: Path, fields: Sequence[Field], n_atoms: NDArray[np.int64], columns: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]
 ) -> None:
     """Write a store with the bytes that `write_store` gives it; `folder` must not be there."""
-    chunking = Chunking()
+    chunking = Chunking.of_shards()
     meta = {
         "meta/atoms_mask": np.ones(int(n_atoms.sum()), dtype=bool),
         "meta/edges_mask": np.zeros(0, dtype=bool),
@@ -41,23 +40,11 @@ def write_plain_store(
 
 
 def _write_array(folder: Path, spec: ArraySpec, rows: NDArray[Any]) -> None:
-    document = spec.document(len(rows))
-    codec = chunk_codec(document)
-    if codec is None:
-        raise NotImplementedError(f"{spec.path} has codecs that are not written here: {document['codecs']}")
+    codec = codec_of(spec)
     (folder / spec.path).mkdir()
-    (folder / spec.path / "zarr.json").write_bytes(encode_document(document))
-    chunks = [_chunk(codec, rows[at : at + spec.chunk_rows]) for at in range(0, len(rows), spec.chunk_rows)]
-    per_file = spec.object_rows // spec.chunk_rows
-    for number in range(-(-len(chunks) // per_file)):
-        group = chunks[number * per_file : (number + 1) * per_file]
+    (folder / spec.path / "zarr.json").write_bytes(encode_document(spec.document(len(rows))))
+    chunks = codec.encode_all(rows)
+    for number, start in enumerate(range(0, len(chunks), spec.chunks_per_file)):
         path = folder / spec.chunk_key(number)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(join_chunks(group, per_file) if spec.shard_rows else group[0])
-
-
-def _chunk(codec: ChunkCodec, rows: NDArray[Any]) -> bytes:
-    if not codec.is_text:
-        return codec.encode(rows)
-    padded = np.concatenate([np.asarray(rows, dtype=object), np.full(codec.chunk_rows - len(rows), "", dtype=object)])
-    return codec.compress(np.frombuffer(VLenUTF8().encode(padded), dtype=np.uint8))
+        path.write_bytes(codec.join(chunks[start : start + spec.chunks_per_file]))

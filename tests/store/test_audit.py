@@ -13,7 +13,7 @@ import pytest
 from campaign.fields import FIELDS, RESULT_FIELDS
 from campaign.store import Chunking, ShardWriter, StoreReader, write_store
 from campaign.store.audit import Finding, audit_store
-from campaign.store.chunk_reader import ChunkFormat
+from campaign.store.chunk_codec import ChunkCodec
 from campaign.testing.store_rows import made_up_columns
 
 SIZES = np.array([3, 0, 2, 7, 1, 4, 4, 2, 5], dtype=np.int64)
@@ -116,13 +116,13 @@ def test_chunks_behind_the_last_row_of_an_output_shard_are_looked_at(tmp_path: P
     folder = tmp_path / "s.zarr"
     write_store(folder, RESULT_FIELDS, SIZES, made_up_columns(RESULT_FIELDS, SIZES, 0), chunking=Chunking(4, 8, 8, 64))
     assert audit_store(folder, RESULT_FIELDS, "").findings == ()
-    file = folder / "core/energy/c/1/0"  # row 8 in its first chunk; its second one holds nothing but padding
-    form = ChunkFormat.of(json.loads((folder / "core/energy/zarr.json").read_text()))
-    raw = np.frombuffer(file.read_bytes(), np.uint8).copy()
-    assert form is not None
-    start, size = (int(value) for value in form.index(raw[-form.index_bytes :], len(raw))[1])
-    raw[start + size // 2] ^= 1
-    file.write_bytes(raw.tobytes())
+    file = folder / "core/energy/c/1/0"  # row 8 in its first chunk; a second one would hold nothing but padding
+    codec = ChunkCodec.of(json.loads((folder / "core/energy/zarr.json").read_text()))
+    assert codec is not None
+    chunks = [*codec.split(file.read_bytes()), codec.encode(np.zeros((4, 1)))]
+    file.write_bytes(codec.join(chunks))
+    assert audit_store(folder, RESULT_FIELDS, "").findings == ()
+    file.write_bytes(codec.join([chunks[0], bytes([chunks[1][0] ^ 1]) + chunks[1][1:]]))
     assert len(StoreReader.open(folder).read_system("energy")) == 9
     (finding,) = audit_store(folder, RESULT_FIELDS, "").findings
     assert "core/energy/c/1/0 cannot be decoded: its checksum is wrong" in finding.what

@@ -13,7 +13,7 @@ from zarr.storage import LocalStore, StorePath
 
 from campaign.fields import INPUT_FIELDS, RESULT_FIELDS, Field
 from campaign.store.arrays import GrowingArray
-from campaign.store.encoding import encode_chunks
+from campaign.store.chunk_codec import codec_of
 from campaign.store.layout import Chunking, field_array
 from campaign.store.targets import encode_document
 from campaign.testing.store_rows import made_up_columns
@@ -49,7 +49,7 @@ def test_chunks_have_the_bytes_that_zarr_gives_them(tmp_path: Path, name: str) -
     rows = rows_of(EVERY_FIELD[name], 90)
     theirs = zarr.Array.from_dict(StorePath(LocalStore(tmp_path), spec.path), spec.document(90))
     theirs[:] = rows
-    ours = encode_chunks(spec, rows)
+    ours = codec_of(spec).encode_all(rows)
     assert [(tmp_path / spec.chunk_key(number)).read_bytes() for number in range(3)] == ours
 
 
