@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -55,7 +56,7 @@ def asked_workers(spec: CampaignSpec, scheduler: str | None = None) -> Iterator[
     """Yield the workers of `[consolidate]`, or those of the scheduler at an address; jobs end with the block.
 
     Raises:
-        SpecError: SLURM is asked for and dask-jobqueue is not installed.
+        SpecError: SLURM is asked for, and dask-jobqueue is not installed or there is no `sbatch`.
     """
     asked = spec.consolidate
     if scheduler is not None:
@@ -76,6 +77,12 @@ def _slurm_client(spec: CampaignSpec) -> Iterator[Client]:
             'consolidate.workers is "slurm", which needs dask-jobqueue. Install it (pip install dask-jobqueue), or choose "auto", '
             '"threads", "local" or "scheduler".'
         ) from None
+    if shutil.which("sbatch") is None:
+        # Without it Dask would wait for ever.
+        raise SpecError(
+            'consolidate.workers is "slurm", and there is no sbatch on this machine. Consolidate where jobs can be submitted, or choose '
+            '"auto", "threads", "local" or "scheduler".'
+        )
     from distributed import Client
 
     with SLURMCluster(**jobqueue_parameters(spec)) as cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]

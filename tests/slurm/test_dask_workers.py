@@ -45,8 +45,15 @@ def test_other_workers_need_no_slurm() -> None:
 
 
 def test_slurm_without_dask_jobqueue_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    for name in ("dask_jobqueue", "dask_jobqueue.slurm"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SpecError, match=r"needs dask-jobqueue\. Install it"), asked_workers(spec_of('[consolidate]\nworkers = "slurm"')):
+        pass
+
+
+def test_slurm_where_there_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SpecError, match=r"there is no sbatch on this machine"), asked_workers(spec_of('[consolidate]\nworkers = "slurm"')):
         pass
 
 
