@@ -30,10 +30,12 @@ class DeviceHandover:
         deliver: is given the number of atoms of each system and the columns, on a thread of its own; it may wait, and copies what it keeps.
 
     >>> import numpy as np
-    >>> handover = DeviceHandover(lambda n_atoms, columns: print(n_atoms, columns["energy"]))
+    >>> seen = []
+    >>> handover = DeviceHandover(lambda n_atoms, columns: seen.append((n_atoms.tolist(), columns["energy"].tolist())))
     >>> handover.put(np.array([2, 1]), {"energy": torch.tensor([-1.0, -2.0])})
     >>> handover.finish()
-    [2 1] [-1. -2.]
+    >>> seen
+    [([2, 1], [-1.0, -2.0])]
     >>> handover.close()
     """
 
