@@ -155,7 +155,7 @@ def test_an_output_is_replaced_only_when_told(paths: CampaignPaths, tmp_path: Pa
 
 
 def test_an_output_that_cannot_be_written(paths: CampaignPaths, tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match=r"cannot write .*No such file or directory. Give a folder that exists"):
+    with pytest.raises(ResourceError, match=r"cannot write .*its folder is not there. Give a folder that exists"):
         run_export(paths, "extxyz", tmp_path / "nowhere" / "out.extxyz")
 
 
