@@ -20,10 +20,11 @@ import numpy as np
 
 from campaign.errors import StoreDamagedError
 from campaign.fields import Field, Level
+from campaign.files import naming, sync_folder
 from campaign.store.chunk_codec import codec_of
 from campaign.store.consolidation_plan import ConsolidationPlan, systems_of_atoms
 from campaign.store.csr import pointers
-from campaign.store.durable import write_durably
+from campaign.store.durable import make_folder_durably, write_durably
 from campaign.store.layout import ArraySpec, field_array
 
 ORIGINS_FILE: Final = "origins.json"
@@ -134,9 +135,10 @@ def take_over(earlier: Earlier, spec: ArraySpec, number: int, origin: str, targe
         codec_of(spec).split(raw)
     except (OSError, StoreDamagedError):
         return False  # it is written again
-    here.parent.mkdir(parents=True, exist_ok=True)
+    make_folder_durably(here.parent)
     try:
         os.link(there, here)
+        sync_folder(here.parent)
     except OSError:
         # No second names on this file system, or too many of them.
         write_durably(here, raw)
@@ -146,5 +148,6 @@ def take_over(earlier: Earlier, spec: ArraySpec, number: int, origin: str, targe
 def _identity(name: str, folder: str) -> bytes:
     """Fingerprint of a source: whoever changes a store writes its root document anew."""
     root = Path(folder) / "zarr.json"
-    changed_ns = root.stat().st_mtime_ns
-    return hashlib.blake2b(root.read_bytes(), digest_size=32, key=hashlib.sha256(f"{name} {changed_ns}".encode()).digest()).digest()
+    with naming(root):
+        key = hashlib.sha256(f"{name} {root.stat().st_mtime_ns}".encode()).digest()
+        return hashlib.blake2b(root.read_bytes(), digest_size=32, key=key).digest()
