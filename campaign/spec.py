@@ -148,7 +148,7 @@ class ExecutionSection(_Section):
     launcher: Literal["mpirun", "none"] = Field("mpirun", description="for local and debug: MPI, or one process per rank with claim files")
     max_atoms_in_batch: int = Field(4096, ge=1, description="atoms of a rank's batch; a larger system runs alone")
     max_systems_in_batch: int = Field(512, ge=1, description="systems of a rank's batch")
-    flush_s: float = Field(5.0, gt=0, strict=False, description="finished systems are on disk after at most this many seconds")
+    flush_s: float = Field(5.0, gt=0, strict=False, description="seconds until finished systems are on disk; docs/store.md: when longer")
     max_rounds: int = Field(3, ge=1, description="rounds that `campaign run` submits before it stops short")
     slurm: SlurmSection = SlurmSection.model_validate({})
 

@@ -24,13 +24,11 @@ from campaign.dynamics.optimizers.optimizer import Optimizer
 from campaign.dynamics.symmetry import followed_keys, symmetry_arguments
 from campaign.hooks.neighbor_list import NeighborListHook
 from campaign.models.kernel_model import KernelModel
+from campaign.neighbors.search import likely_width
 from campaign.neighbors.skin import search_radius
 from campaign.neighbors.verlet import VerletList
 
 __all__ = ["Burst"]
-
-MOST_GUESSED_PLACES: Final = 2**24
-"""Places in rows that are made for a width that is guessed: 256 MiB."""
 
 
 class Burst:
@@ -178,23 +176,3 @@ class Burst:
     def _adapt(self, seconds: float) -> None:
         if self._most_steps is None:
             self._quota = max(4, min(1000, int(self._quota * min(4.0, max(0.25, self.TARGET_S / max(seconds, 1e-6))))))
-
-
-def likely_width(batch: Batch, radius: float) -> int | None:
-    """Return how many neighbours within `radius` (Å) an atom of a batch has at most, by the densities; None where these say nothing.
-
-    Looking for neighbours just to count them takes as long as making the rows; a wrong guess costs that much.
-
-    >>> batch = Batch.from_arrays([4], {"positions": torch.zeros(4, 3)}, {"cell": 4 * torch.eye(3)[None], "pbc": torch.ones(1, 3) > 0})
-    >>> likely_width(batch, 5.0)
-    44
-    """
-    pbc = batch["pbc"]
-    is_crystal, is_cluster = pbc.all(1), ~pbc.any(1)
-    volume = torch.linalg.det(batch["cell"]).abs()
-    if not bool((is_cluster | (is_crystal & (volume > 0))).all()):
-        return None
-    n_atoms = batch.num_nodes_per_graph.view(-1)
-    around = 1.25 * n_atoms / volume * (4.0 / 3.0 * torch.pi * radius**3)
-    width = int(torch.where(is_crystal, around, n_atoms).max()) + 4
-    return width if width * batch.num_nodes <= MOST_GUESSED_PLACES else None

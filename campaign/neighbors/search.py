@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 from torch import Tensor
 
-from campaign.data import Segments
+from campaign.data import Batch, Segments
 from campaign.errors import NeighborListError
 from campaign.neighbors.alchemiops import find_pairs_in_cell_lists, library_version
 from campaign.neighbors.all_pairs import find_pairs
@@ -19,10 +19,13 @@ from campaign.neighbors.cells import ENDLESS, MAX_IMAGES, Cells
 from campaign.neighbors.rows import NeighborRows, create_rows
 from campaign.neighbors.search_kernel import FURTHEST_ANG
 
-__all__ = ["LARGE_SYSTEM", "MAX_ROW_BYTES", "describe_search", "fill_rows", "make_rows", "roomy_width"]
+__all__ = ["LARGE_SYSTEM", "MAX_ROW_BYTES", "describe_search", "fill_rows", "likely_width", "make_rows", "roomy_width"]
 
 LARGE_SYSTEM: Final = 1400
 """Atoms from which on a system is searched with cell lists; both searches take about 20 ms there on a CPU core."""
+
+MOST_GUESSED_PLACES: Final = 2**24
+"""Places in rows that are made for a width that is guessed: 256 MiB."""
 
 MAX_ROW_BYTES: Final = 8 * 2**30
 """Size of neighbour rows beyond which they are refused."""
@@ -76,6 +79,27 @@ def roomy_width(longest: int) -> int:
     (4, 16, 108)
     """
     return longest + longest // 16 + 4 - (longest + longest // 16) % 4
+
+
+def likely_width(batch: Batch, radius: float) -> int | None:
+    """Return how many neighbours within `radius` (Å) an atom of a batch has at most, by the densities; None where these say nothing.
+
+    Looking for neighbours just to count them takes as long as making the rows; a wrong guess costs that much.
+
+    >>> batch = Batch.from_arrays([4], {"positions": torch.zeros(4, 3)}, {"cell": 4 * torch.eye(3)[None], "pbc": torch.ones(1, 3) > 0})
+    >>> likely_width(batch, 5.0)
+    44
+    """
+    pbc = batch["pbc"]
+    is_crystal, is_cluster = pbc.all(1), ~pbc.any(1)
+    volume = torch.linalg.det(batch["cell"]).abs()
+    if not bool((is_cluster | (is_crystal & (volume > 0))).all()):
+        return None
+    n_atoms = batch.num_nodes_per_graph.view(-1)
+    around = 1.25 * n_atoms / volume * (4.0 / 3.0 * torch.pi * radius**3)
+    most = float(torch.where(is_crystal, around, n_atoms).max())
+    # A collapsed cell makes it as large as can be.
+    return int(most) + 4 if most * batch.num_nodes <= MOST_GUESSED_PLACES else None
 
 
 def fill_rows(

@@ -6,9 +6,7 @@ encoded chunks of the last file stay in memory; each write replaces whole files.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,22 +20,9 @@ from campaign.store.layout import ArraySpec
 from campaign.store.targets import set_all
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectWriter:
-    """Writes whole files of one array."""
-
-    store: Store
-    spec: ArraySpec
-
-
-def encoder(store: Store, spec: ArraySpec) -> ObjectWriter:
-    """Return what encodes and stores whole files of `spec`."""
-    return ObjectWriter(store, spec)
-
-
-async def write_objects(array: ObjectWriter, spec: ArraySpec, first_object: int, rows: NDArray[Any]) -> None:
-    """Write `rows` from the beginning of file number `first_object` on; the last chunk is padded with zeros."""
-    await asyncio.to_thread(lambda: set_all(array.store, [lambda: GrowingArray(spec, first_object=first_object).extend([rows])]))
+def write_array(store: Store, spec: ArraySpec, rows: NDArray[Any]) -> None:
+    """Write all rows of an array, in whole files; the last chunk is padded with zeros."""
+    set_all(store, [lambda: GrowingArray(spec).extend([rows])])
 
 
 class GrowingArray:

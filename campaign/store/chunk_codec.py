@@ -22,7 +22,7 @@ from numcodecs.zstd import Zstd
 from numpy import ndarray
 from numpy.typing import NDArray
 
-from campaign.errors import StoreDamagedError
+from campaign.errors import StoreDamagedError, StoreError
 from campaign.store.layout import ArraySpec
 
 Encoded: TypeAlias = "bytes | NDArray[np.uint8]"
@@ -181,11 +181,15 @@ class ChunkCodec:
 
 @lru_cache(maxsize=256)
 def codec_of(spec: ArraySpec) -> ChunkCodec:
-    """Return the codec of an array that we write."""
+    """Return the codec of an array that we write.
+
+    Raises:
+        StoreError: the layout names codecs that only Zarr knows.
+    """
     document = spec.document(0)
     codec = ChunkCodec.of(document)
     if codec is None:
-        raise NotImplementedError(f"{spec.path} has codecs that are not written here: {document['codecs']}")
+        raise StoreError(f"{spec.path} has the codecs {document['codecs']}, which chunk_codec.py does not write. Add them there.")
     return codec
 
 

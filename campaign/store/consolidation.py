@@ -22,7 +22,7 @@ from zarr.abc.store import Store
 
 from campaign.errors import StoreError
 from campaign.fields import Field, Level
-from campaign.store.arrays import encoder, write_objects
+from campaign.store.arrays import write_array
 from campaign.store.chunk_codec import ChunkCodec, codec_of
 from campaign.store.consolidation_plan import ConsolidationPlan, OutputRange, systems_of_atoms
 from campaign.store.csr import pointers
@@ -281,7 +281,7 @@ def _write_documents(
     documents: dict[str, dict[str, Any]] = {name: group_document() for name in group_names(fields)}
     values |= {spec.path: array for spec, array in extra_arrays}
     for spec in (*meta_arrays(plan.chunking), *(spec for spec, _ in extra_arrays)):
-        run(write_objects(encoder(store, spec), spec, 0, values[spec.path]))
+        write_array(store, spec, values[spec.path])
         documents[spec.path] = spec.document(len(values[spec.path]))
     for field in fields:
         documents[field.path] = field_array(field, plan.chunking).document(n_systems if field.level is Level.SYSTEM else n_atoms)

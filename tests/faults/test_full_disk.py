@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_disk import mounted_disk
 
 from campaign.errors import StoreNotFoundError
 from campaign.paths import CampaignPaths
@@ -23,13 +24,8 @@ CAMPAIGN = Path(sys.executable).with_name("campaign")
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Some megabytes of tmpfs; needs the right to mount."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"a small file system cannot be mounted here ({done.stderr.strip()}); run as root to test a full disk")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with mounted_disk(tmp_path / "disk", 16) as place:
+        yield place
 
 
 def n_committed(paths: CampaignPaths) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_campaign import make_campaign, structures, write_shard
+from small_disk import mounted_disk
 from typer.testing import CliRunner
 
 from campaign.cli import app
@@ -92,17 +92,8 @@ def test_a_folder_without_the_right_to_write(anyones_folder: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Three megabytes of tmpfs; needs the right to mount."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        if os.geteuid() == 0:
-            pytest.fail(
-                f"root cannot mount a small file system here: {done.stderr.strip()}. A container needs --cap-add SYS_ADMIN for this."
-            )
-        pytest.skip(f"a small file system cannot be mounted here ({done.stderr.strip()}); run as root to test a full disk")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with mounted_disk(tmp_path / "disk", 3) as place:
+        yield place
 
 
 def test_a_full_disk_keeps_the_old_store_and_consolidation_goes_on_once_there_is_room(small_disk: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import resource
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_disk import mounted_disk
 
 from campaign.errors import ResourceError
 from campaign.fields import RESULT_FIELDS
@@ -103,17 +103,8 @@ def test_of_processes_that_create_the_same_shards_at_the_same_moment_one_gets_ea
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Three megabytes of tmpfs; needs the right to mount."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        if os.geteuid() == 0:
-            pytest.fail(
-                f"root cannot mount a small file system here: {done.stderr.strip()}. A container needs --cap-add SYS_ADMIN for this."
-            )
-        pytest.skip(f"a small file system cannot be mounted here ({done.stderr.strip()}); run as root to test a full disk")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with mounted_disk(tmp_path / "disk", 3) as place:
+        yield place
 
 
 def fill(writer: ShardWriter) -> int:
